@@ -1,0 +1,158 @@
+"""Lowering: running a stock thinc model as torch operations on packed columns.
+
+A model is run by walking its own tree. For each layer the function registered for it computes what
+the layer's `forward` computes, for a whole packed batch at once, and torch keeps the gradient. The
+functions have the form of thinc's own `forward`:
+
+    @lowers("my_module.forward")
+    def my_layer(model, X, run):
+        return torch.tanh(X @ run.parameter(model, "W").t())
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from thinc.api import Model
+from torch import Tensor
+
+from zero_copy import kernels
+from zero_copy.corpus import PackedBatch
+from zero_copy.errors import UserError
+from zero_copy.parameters import Parameters
+
+Lowering = Callable[[Model, Any, "Run"], Any]
+_lowerings: dict[str, Lowering] = {}
+
+
+class Rows(NamedTuple):
+    """What a layer computes for tokens: a row for each, or for each distinct type of them.
+
+    Until a layer looks at neighbours or draws a dropout mask, equal tokens have equal rows, so they
+    are computed once for each type. A batch of 1,000 words has some 450.
+
+    data (Tensor): `(tokens, width)` or `(types, width)`.
+    per_type (bool): Which of the two.
+    """
+
+    data: Tensor
+    per_type: bool
+
+
+class Run:
+    """One pass of a model over a packed batch: what a lowering may use beside its input.
+
+    batch (PackedBatch): The documents.
+    parameters (Parameters): The model's parameters.
+    is_train (bool): Whether dropout is applied.
+    """
+
+    def __init__(self, batch: PackedBatch, parameters: Parameters, is_train: bool) -> None:
+        self.batch = batch
+        self.parameters = parameters
+        self.is_train = is_train
+
+    def __call__(self, model: Model, X: Any = None) -> Any:
+        """Run a layer, as thinc's `layer(X, is_train)` does.
+
+        model (Model): The layer.
+        X (Any): Its input; the first layers take theirs from the batch.
+        RETURNS (Any): What its lowering returns.
+        RAISES (UserError): If no lowering is registered for the layer.
+        """
+        return lowering_of(model)(model, X, self)
+
+    def parameter(self, model: Model, name: str) -> Tensor:
+        """A parameter of a layer.
+
+        model (Model): The layer.
+        name (str): Name of the parameter.
+        RETURNS (Tensor): In the layer's own shape; of a bag of words see Parameters.
+        """
+        return self.parameters[model.id, name]
+
+    def tokens(self, X: Rows) -> Tensor:
+        """The rows of all tokens.
+
+        X (Rows): Rows of tokens or types.
+        RETURNS (Tensor): `(tokens, width)`.
+        """
+        return X.data.index_select(0, self.batch.types[1]) if X.per_type else X.data
+
+    def dropout(self, X: Tensor, rate: float | None) -> Tensor:
+        """Drop elements at random while training, each scaled so that the mean stays.
+
+        X (Tensor): Any shape.
+        rate (Optional[float]): The share to drop.
+        RETURNS (Tensor): X where nothing is to be dropped.
+        """
+        if not self.is_train or not rate or rate <= 0:
+            return X
+        return X * kernels.dropout_mask(tuple(X.shape), rate, X.device)
+
+
+def lowers(forward: str) -> Callable[[Lowering], Lowering]:
+    """Register the lowering of a layer.
+
+    The name is that of the layer's `forward` function, not of the layer: those of combinators
+    contain their children's (`maxout>>layernorm>>dropout`).
+
+    forward (str): Module and name of the function, `thinc.layers.maxout.forward` say.
+    RETURNS (Callable[[Lowering], Lowering]): Decorator for a function of the layer, its input and
+        the Run, which returns the layer's output.
+    """
+
+    def register(function: Lowering) -> Lowering:
+        _lowerings[forward] = function
+        return function
+
+    return register
+
+
+def forward_name(model: Model) -> str:
+    """The name under which a layer's lowering is registered.
+
+    model (Model): The layer.
+    RETURNS (str): Module and name of its `forward` function.
+    """
+    return f"{model._func.__module__}.{model._func.__qualname__}"
+
+
+def lowering_of(model: Model) -> Lowering:
+    """The lowering of a layer.
+
+    model (Model): The layer.
+    RETURNS (Lowering): The registered function.
+    RAISES (UserError): If there is none.
+    """
+    try:
+        return _lowerings[forward_name(model)]
+    except KeyError:
+        raise UserError(
+            f"No lowering for layer {model.name!r}",
+            f'Register one with @lowers("{forward_name(model)}") in a file that '
+            "scripts/functions.py imports, or train this component from spacy.Corpus.v1 with "
+            "spaCy's own factory.",
+        ) from None
+
+
+def check_lowered(model: Model) -> None:
+    """Make sure that every layer of a model has a lowering.
+
+    model (Model): The model.
+    RAISES (UserError): If one has none, naming it.
+    """
+    for layer in model.walk():
+        lowering_of(layer)
+
+
+def predict(model: Model, batch: PackedBatch, parameters: Parameters) -> Any:
+    """Run a model over a packed batch without gradients or dropout.
+
+    model (Model): The model.
+    batch (PackedBatch): The documents.
+    parameters (Parameters): Its parameters.
+    RETURNS (Any): Scores `(documents, labels)` or rows of token vectors.
+    """
+    with torch.no_grad():
+        return Run(batch, parameters, is_train=False)(model)

@@ -1,0 +1,418 @@
+"""The packed corpus: a whole split as flat integer columns in one `.safetensors` file.
+
+A text's tokens repeat those of others, so each distinct row of token attributes (a type) is stored
+once and a token is the number of its type: 4 bytes, whatever attributes a model embeds.
+
+    column          dtype   shape                meaning
+    type_attrs      uint64  (types, attributes)  the attributes of each distinct token
+    type_texts      uint8   (bytes,)             the types' texts, one after another, UTF-8
+    text_offsets    int64   (types + 1,)         where each type's text starts in `type_texts`
+    token_types     int32   (tokens,)            the type of each token, document after document
+    doc_offsets     int64   (documents + 1,)     where each document starts in `token_types`
+    cats            uint8   (documents, labels)  0 no, 1 yes, 255 not annotated
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy
+import pydantic
+import spacy
+import srsly
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from spacy.tokens import Doc, DocBin
+from spacy.training.corpus import FILE_TYPE, walk_corpus
+from spacy.vocab import Vocab
+
+from zero_copy.errors import UserError
+
+FORMAT = "zero_copy.packed"
+FORMAT_VERSION = 1
+# What spaCy's own tok2vec and bag-of-words layers look at, and SPACY so that the text comes back.
+ATTRS = ("ORTH", "NORM", "LOWER", "PREFIX", "SUFFIX", "SHAPE", "SPACY")
+# These differ between tokens of one text (NORM through the tokenizer's exceptions); every other
+# attribute that can be packed follows from the text of the token alone.
+TOKEN_ATTRS = ("ORTH", "NORM", "SPACY")
+LEXICAL_ATTRS = (
+    *("ORTH", "NORM", "LOWER", "PREFIX", "SUFFIX", "SHAPE", "SPACY", "LENGTH", "IS_ALPHA"),
+    *("IS_ASCII", "IS_DIGIT", "IS_LOWER", "IS_UPPER", "IS_TITLE", "IS_PUNCT", "IS_SPACE"),
+    *("IS_BRACKET", "IS_QUOTE", "IS_LEFT_PUNCT", "IS_RIGHT_PUNCT", "IS_CURRENCY", "IS_STOP"),
+    *("LIKE_URL", "LIKE_NUM", "LIKE_EMAIL"),
+)
+MISSING = 255
+COLUMNS = ("type_attrs", "type_texts", "text_offsets", "token_types", "doc_offsets", "cats")
+
+
+class Source(pydantic.BaseModel):
+    """The `.spacy` file or folder that a packed corpus was made from.
+
+    name (str): Its name, in the folder of the packed corpus.
+    size (int): Bytes, of all its files together.
+    md5 (str): Checksum of all its files, one after another in the order of their names.
+    """
+
+    name: str
+    size: int
+    md5: str
+
+
+class PackedInfo(pydantic.BaseModel):
+    """What the header of a packed corpus says of it.
+
+    format (str): Always `zero_copy.packed`.
+    version (int): The version of the format.
+    spacy_version (str): The spaCy that tokenized and computed the attributes.
+    lang (str): Language code of the tokenizer.
+    attrs (List[str]): Names of the columns of `type_attrs`.
+    labels (List[str]): Names of the columns of `cats`, in the order in which they were first seen.
+    source (Source): What the corpus was made from.
+    """
+
+    format: str = FORMAT
+    version: int = FORMAT_VERSION
+    spacy_version: str = spacy.__version__
+    lang: str
+    attrs: list[str]
+    labels: list[str]
+    source: Source
+
+
+class PackedCorpus:
+    """A packed corpus on disk, its columns memory-mapped: nothing is read before it is used.
+
+    path (Path): The `.safetensors` file.
+    info (PackedInfo): Its header.
+    columns (Dict[str, torch.Tensor]): The columns, as in the table at the top of this module.
+    """
+
+    def __init__(self, path: Path, info: PackedInfo, columns: dict[str, torch.Tensor]) -> None:
+        self.path = path
+        self.info = info
+        self.columns = columns
+
+    @property
+    def lengths(self) -> numpy.ndarray:
+        """Words of every document, int64, `(documents,)`."""
+        return numpy.diff(self.columns["doc_offsets"].numpy())
+
+    def attribute(self, name: str) -> numpy.ndarray:
+        """One attribute of every type.
+
+        name (str): Name of the attribute, `NORM` say.
+        RETURNS (numpy.ndarray): uint64, `(types,)`.
+        RAISES (UserError): If the corpus was packed without this attribute.
+        """
+        if name not in self.info.attrs:
+            raise UserError(
+                f"{self.path} holds no attribute {name}, which the model embeds",
+                f"It holds {', '.join(self.info.attrs)}. Pack again with --attr {name}.",
+            )
+        return self.columns["type_attrs"].numpy()[:, self.info.attrs.index(name)].copy()
+
+    def docs(self, vocab: Vocab, numbers: range) -> Iterator[Doc]:
+        """The documents as ordinary Docs: text, tokens, spaces and categories come back.
+
+        vocab (Vocab): The vocab to create them in.
+        numbers (range): Which documents.
+        YIELDS (Doc): The documents, in order.
+        """
+        offsets, text_offsets, token_types, cats = (
+            self.columns[name].numpy()
+            for name in ("doc_offsets", "text_offsets", "token_types", "cats")
+        )
+        texts = self.columns["type_texts"].numpy()
+        spaces = self.columns["type_attrs"][:, self.info.attrs.index("SPACY")].numpy()
+        for number in numbers:
+            types = token_types[offsets[number] : offsets[number + 1]]
+            words = [
+                texts[text_offsets[t] : text_offsets[t + 1]].tobytes().decode("utf8") for t in types
+            ]
+            doc = Doc(vocab, words=words, spaces=spaces[types].astype(bool))
+            doc.cats = {
+                label: float(value)
+                for label, value in zip(self.info.labels, cats[number], strict=True)
+                if value != MISSING
+            }
+            yield doc
+
+
+def source_of(path: Path) -> Source:
+    """Name, size and checksum of a `.spacy` file or folder.
+
+    path (Path): The file or folder.
+    RETURNS (Source): What identifies it.
+    """
+    files = [Path(file) for file in walk_corpus(path, FILE_TYPE)]
+    digest = hashlib.md5()
+    for file in files:
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    size = sum(file.stat().st_size for file in files)
+    return Source(name=path.name, size=size, md5=digest.hexdigest())
+
+
+def pack(
+    source: Path,
+    target: Path,
+    *,
+    lang: str = "en",
+    attrs: tuple[str, ...] = ATTRS,
+    report: Callable[[int], None] = lambda documents: None,
+) -> PackedInfo:
+    """Pack a `.spacy` file, or a folder of them, into one `.safetensors` file.
+
+    Documents without tokens are left out, as `spacy.Corpus.v1` does.
+
+    source (Path): A DocBin file or a folder of them.
+    target (Path): Where the packed corpus goes; what is there is replaced once all is well.
+    lang (str): Language code, for the attributes that follow from a token's text.
+    attrs (Tuple[str, ...]): The token attributes to store.
+    report (Callable[[int], None]): Called after every file with its number of documents.
+    RETURNS (PackedInfo): The header that was written.
+    RAISES (UserError): If the source is missing, broken or empty, lacks NORM, or has a category
+        that is neither 0 nor 1; if an attribute can't be packed.
+    """
+    attrs = check_attrs(attrs)
+    if not source.exists():
+        raise UserError(f"Nothing to pack at {source}", "Run `convert` first.")
+    files = [Path(file) for file in walk_corpus(source, FILE_TYPE)]
+    packer = _Packer(spacy.blank(lang).vocab, attrs)
+    for file in files:
+        report(packer.add(file))
+    info = PackedInfo(lang=lang, attrs=list(attrs), labels=packer.labels, source=source_of(source))
+    write(target, info, packer.columns(source))
+    return info
+
+
+def check_attrs(attrs: tuple[str, ...]) -> tuple[str, ...]:
+    """The attributes to pack, in upper case and with those that the text needs.
+
+    attrs (Tuple[str, ...]): Names of attributes.
+    RETURNS (Tuple[str, ...]): The names, `TOKEN_ATTRS` among them.
+    RAISES (UserError): If an attribute does not follow from a token's text.
+    """
+    names = tuple(dict.fromkeys(name.upper() for name in attrs))
+    for name in names:
+        if name not in LEXICAL_ATTRS:
+            raise UserError(
+                f"Attribute {name} can't be packed",
+                f"Only what the tokenizer knows of a token can: {', '.join(LEXICAL_ATTRS)}.",
+            )
+    return names + tuple(name for name in TOKEN_ATTRS if name not in names)
+
+
+class _Packer:
+    """Collects the columns of one DocBin file after another."""
+
+    def __init__(self, vocab: Vocab, attrs: tuple[str, ...]) -> None:
+        self.vocab = vocab
+        self.attrs = attrs
+        self.labels: list[str] = []
+        self.type_numbers: dict[tuple[int, int, int], int] = {}
+        self.token_types: list[numpy.ndarray] = []
+        self.lengths: list[numpy.ndarray] = []
+        self.cats: list[numpy.ndarray] = []
+
+    def add(self, file: Path) -> int:
+        """Add a DocBin file; returns how many documents it held."""
+        docs = _read_docbin(file)
+        for string in docs.strings:
+            self.vocab.strings.add(string)
+        kept = [number for number, tokens in enumerate(docs.tokens) if len(tokens)]
+        if not kept:
+            return 0
+        tokens = numpy.concatenate([docs.tokens[number] for number in kept])
+        spaces = numpy.concatenate([docs.spaces[number] for number in kept])[:, 0]
+        columns = {name: docs.attrs.index(getattr(spacy.attrs, name)) for name in ("ORTH", "NORM")}
+        self.token_types.append(
+            self._types(tokens[:, columns["ORTH"]], tokens[:, columns["NORM"]], spaces)
+        )
+        self.lengths.append(numpy.array([len(docs.tokens[number]) for number in kept], "int64"))
+        self.cats.append(self._cats(file, [docs.cats[number] for number in kept]))
+        return len(kept)
+
+    def _types(self, orth: numpy.ndarray, norm: numpy.ndarray, space: numpy.ndarray):
+        # Distinct rows by sorting three columns of integers: sorting rows is ten times slower.
+        orths, orth_codes = numpy.unique(orth, return_inverse=True)
+        norms, norm_codes = numpy.unique(norm, return_inverse=True)
+        codes = (orth_codes * len(norms) + norm_codes) * 2 + space
+        distinct, tokens = numpy.unique(codes, return_inverse=True)
+        rows = zip(
+            orths[distinct // 2 // len(norms)].tolist(),
+            norms[distinct // 2 % len(norms)].tolist(),
+            (distinct % 2).tolist(),
+            strict=True,
+        )
+        numbers = [self.type_numbers.setdefault(row, len(self.type_numbers)) for row in rows]
+        return numpy.array(numbers, "int32")[tokens]
+
+    def _cats(self, file: Path, all_cats: list[dict[str, float]]) -> numpy.ndarray:
+        positions = {label: number for number, label in enumerate(self.labels)}
+        for cats in all_cats:
+            for label in cats:
+                positions.setdefault(label, len(positions))
+        self.labels = list(positions)
+        matrix = numpy.full((len(all_cats), len(positions)), MISSING, "uint8")
+        for number, cats in enumerate(all_cats):
+            for label, value in cats.items():
+                if value not in (0.0, 1.0):
+                    raise UserError(
+                        f"{file}: document {number} has {label} = {value} in doc.cats",
+                        "A category is 0.0 or 1.0.",
+                    )
+                matrix[number, positions[label]] = value
+        return matrix
+
+    def columns(self, source: Path) -> dict[str, torch.Tensor]:
+        """The columns of all files together."""
+        if not self.token_types:
+            raise UserError(f"{source} holds no document with a token", "Check what was converted.")
+        texts = [self.vocab.strings[orth].encode("utf8") for orth, _, _ in self.type_numbers]
+        lengths = numpy.concatenate(self.lengths)
+        cats = numpy.full((len(lengths), len(self.labels)), MISSING, "uint8")
+        row = 0
+        for part in self.cats:
+            cats[row : row + len(part), : part.shape[1]] = part
+            row += len(part)
+        columns = {
+            "type_attrs": self._type_attrs(),
+            "type_texts": numpy.frombuffer(b"".join(texts), "uint8").copy(),
+            "text_offsets": _offsets(numpy.array([len(text) for text in texts], "int64")),
+            "token_types": numpy.concatenate(self.token_types),
+            "doc_offsets": _offsets(lengths),
+            "cats": cats,
+        }
+        return {name: torch.from_numpy(column) for name, column in columns.items()}
+
+    def _type_attrs(self) -> numpy.ndarray:
+        rows = numpy.array(list(self.type_numbers), "uint64").reshape(-1, len(TOKEN_ATTRS))
+        # One long Doc of all types gives every lexical attribute at once.
+        words = [self.vocab.strings[orth] for orth, _, _ in self.type_numbers]
+        values = Doc(self.vocab, words=words).to_array(list(self.attrs)).reshape(len(words), -1)
+        values = values.astype("uint64")
+        for number, name in enumerate(TOKEN_ATTRS):
+            values[:, self.attrs.index(name)] = rows[:, number]
+        return values
+
+
+def _offsets(lengths: numpy.ndarray) -> numpy.ndarray:
+    return numpy.concatenate([[0], numpy.cumsum(lengths)]).astype("int64")
+
+
+def _read_docbin(file: Path) -> DocBin:
+    try:
+        docs = DocBin().from_disk(file)
+    except OSError:
+        raise
+    except Exception as error:  # zlib's, msgpack's and NumPy's, whichever meets the damage first
+        raise UserError(f"{file} is not a .spacy file, or is cut off", "Run `convert`.") from error
+    if spacy.attrs.NORM not in docs.attrs:
+        raise UserError(
+            f"{file} was written without the attribute NORM",
+            'Write it with DocBin(attrs=["ORTH", "NORM"]), or run `convert` on the texts.',
+        )
+    return docs
+
+
+def write(path: Path, info: PackedInfo, columns: dict[str, torch.Tensor]) -> None:
+    """Write a packed corpus under a temporary name, and rename it when it is complete.
+
+    path (Path): The `.safetensors` file.
+    info (PackedInfo): Its header.
+    columns (Dict[str, torch.Tensor]): Its columns.
+    RAISES (OSError): If the disk is full or not writable; what stood at `path` is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            save_file(columns, unfinished, metadata={"info": info.model_dump_json()})
+        except SafetensorError as error:  # how the library reports an I/O error
+            raise OSError(None, f"{path} can't be written: {error}") from error
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read(path: Path) -> PackedCorpus:
+    """Memory-map a packed corpus.
+
+    path (Path): The `.safetensors` file.
+    RETURNS (PackedCorpus): The corpus; its columns are read when they are first used.
+    RAISES (UserError): If the file is missing, cut off, not a packed corpus, or was made by another
+        version of the format or of spaCy, or from another source than stands beside it.
+    """
+    again = "Run `pack` to make it from the .spacy file."
+    if not path.is_file():
+        raise UserError(f"There is no packed corpus at {path}", again)
+    try:
+        with safe_open(path, framework="pt") as opened:
+            header = (opened.metadata() or {}).get("info")
+            columns = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path} is cut off, or no .safetensors file ({error})", again) from error
+    try:
+        info = PackedInfo.model_validate(srsly.json_loads(header or "{}"))
+    except (ValueError, pydantic.ValidationError):
+        info = None
+    if info is None or info.format != FORMAT or set(columns) != set(COLUMNS):
+        raise UserError(f"{path} is a .safetensors file, but no packed corpus", again)
+    if info.version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has version {info.version} of the format, and {FORMAT_VERSION} is read", again
+        )
+    if _minor(info.spacy_version) != _minor(spacy.__version__):
+        raise UserError(
+            f"{path} was made with spaCy {info.spacy_version}, and this is {spacy.__version__}",
+            "Attributes of tokens may differ between the two. " + again,
+        )
+    source = path.with_name(info.source.name)
+    # Only the size is compared here: reading the source would take longer than all the rest.
+    if source.is_file() and source.stat().st_size != info.source.size:
+        raise UserError(f"{path} was made from another {source.name} than stands beside it", again)
+    corpus = PackedCorpus(path, info, columns)
+    if columns["doc_offsets"][-1] != len(columns["token_types"]):
+        raise UserError(f"{path} has columns that don't fit together", again)
+    return corpus
+
+
+def verify(path: Path) -> PackedInfo:
+    """Check a packed corpus in full: what `read` checks, every number, and the source's checksum.
+
+    path (Path): The `.safetensors` file.
+    RETURNS (PackedInfo): Its header.
+    RAISES (UserError): If anything does not fit.
+    """
+    corpus = read(path)
+    columns = {name: column.numpy() for name, column in corpus.columns.items()}
+    types, attrs = columns["type_attrs"].shape
+    documents, labels = columns["cats"].shape
+    fits = (
+        attrs == len(corpus.info.attrs)
+        and labels == len(corpus.info.labels)
+        and len(columns["text_offsets"]) == types + 1
+        and len(columns["doc_offsets"]) == documents + 1
+        and columns["text_offsets"][-1] == len(columns["type_texts"])
+        and (numpy.diff(columns["doc_offsets"]) >= 0).all()
+        and (numpy.diff(columns["text_offsets"]) >= 0).all()
+        and 0 <= columns["token_types"].min(initial=0)
+        and columns["token_types"].max(initial=0) < types
+        and numpy.isin(columns["cats"], (0, 1, MISSING)).all()
+    )
+    if not fits:
+        raise UserError(f"{path} has columns that don't fit together", "Run `pack` again.")
+    source = path.with_name(corpus.info.source.name)
+    if source.exists() and source_of(source).md5 != corpus.info.source.md5:
+        raise UserError(
+            f"{path} was made from another {source.name} than stands beside it", "Run `pack` again."
+        )
+    return corpus.info
+
+
+def _minor(version: str) -> list[str]:
+    return version.split(".")[:2]
