@@ -36,7 +36,7 @@ class GatherSum(Function):
 class SegmentGatherSum(Function):
     """Rows of a table, summed over segments: what a bag of words is.
 
-    table (Tensor): `(rows, width)`.
+    table (Tensor): `(rows, width)`; the last row is zeros and stays so.
     keys (Tensor): int64, `(items, keys)`.
     segments (Tensor): Segment of each item, int64, `(items,)`.
     count (int): Number of segments.
@@ -57,6 +57,7 @@ class SegmentGatherSum(Function):
         d_table = d_output.new_zeros(ctx.shape)
         for column in keys.unbind(1):
             d_table.index_add_(0, column, d_rows)
+        d_table[-1] = 0.0
         return d_table, None, None, None
 
 
@@ -77,22 +78,24 @@ class Maxout(Function):
         blocks = W.transpose(0, 1).reshape(nP * nO, nI)
         Y = torch.addmm(b.t().reshape(-1), X, blocks.t()).view(-1, nP, nO)
         best = Y[:, 0]
-        which = torch.zeros_like(best, dtype=torch.uint8)
         for piece in range(1, nP):
-            better = Y[:, piece] > best
-            best = torch.where(better, Y[:, piece], best)
-            which.masked_fill_(better, piece)
-        ctx.save_for_backward(X, blocks, which)
-        return best.contiguous()
+            best = torch.maximum(best, Y[:, piece])
+        best = best.contiguous()
+        ctx.save_for_backward(X, blocks, Y, best)
+        return best
 
     @staticmethod
     def backward(ctx, d_best: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        X, blocks, which = ctx.saved_tensors
-        rows, nO = d_best.shape
-        nP = len(blocks) // nO
-        d_Y = d_best.new_empty(rows, nP, nO)
-        for piece in range(nP):
-            torch.mul(d_best, which == piece, out=d_Y[:, piece])
+        X, blocks, Y, best = ctx.saved_tensors
+        rows, nP, nO = Y.shape
+        d_Y = torch.empty_like(Y)
+        # The first piece that equals the maximum takes the gradient, and what is left is for the
+        # later ones: of an element of the gradient either all is left or nothing.
+        left = d_best
+        for piece in range(nP - 1):
+            torch.mul(left, Y[:, piece] == best, out=d_Y[:, piece])
+            left = left - d_Y[:, piece]
+        d_Y[:, nP - 1] = left
         d_Y = d_Y.view(rows, nP * nO)
         d_X = d_Y @ blocks if ctx.needs_input_grad[0] else None
         d_W = (d_Y.t() @ X).view(nP, nO, -1).transpose(0, 1)

@@ -1,0 +1,66 @@
+"""Small corpora, packed and not, on which both sides of a comparison run."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy
+import pytest
+import spacy
+import torch
+from spacy.language import Language
+from spacy.tokens import Doc, DocBin
+
+import functions  # noqa: F401  registers what the configs name
+from zero_copy import store
+from zero_copy.corpus import PackedBatch, ResidentCorpus
+
+LABELS = ("grain", "ship", "trade")
+WORDS = ["wheat", "Corn", "ships", "don't", "U.S.", "3,000", "tonnes", "of", "the", "port", "%", "é"]
+
+
+@pytest.fixture
+def nlp() -> Language:
+    return spacy.blank("en")
+
+
+def random_docs(nlp: Language, lengths: Sequence[int], seed: int = 0) -> list[Doc]:
+    """Docs of some texts of so many words, each with one of LABELS."""
+    order = numpy.random.default_rng(seed)
+    docs = []
+    for length in lengths:
+        doc = nlp.make_doc(" ".join(order.choice(WORDS, length)))
+        label = LABELS[order.integers(len(LABELS))]
+        doc.cats = {name: float(name == label) for name in LABELS}
+        docs.append(doc)
+    return docs
+
+
+def save_docs(path: Path, docs: Sequence[Doc]) -> Path:
+    """Write Docs as `convert` does."""
+    DocBin(attrs=["ORTH", "NORM"], docs=docs).to_disk(path)
+    return path
+
+
+def with_empty_documents(packed: store.PackedCorpus, docs: Sequence[Doc]) -> store.PackedCorpus:
+    """Put the empty documents back that packing leaves out."""
+    lengths = torch.tensor([len(doc) for doc in docs])
+    cats = [[int(doc.cats.get(label, 255)) for label in packed.info.labels] for doc in docs]
+    columns = packed.columns | {
+        "doc_offsets": torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+        "cats": torch.tensor(cats, dtype=torch.uint8),
+    }
+    return store.PackedCorpus(packed.path, packed.info, columns)
+
+
+@pytest.fixture
+def pack_docs(tmp_path: Path) -> Callable[..., PackedBatch]:
+    """Packs Docs and returns all of them as one batch."""
+
+    def pack_docs(docs: Sequence[Doc], attrs: Sequence[str] = ()) -> PackedBatch:
+        source = save_docs(tmp_path / "docs.spacy", docs)
+        store.pack(source, tmp_path / "docs.safetensors", attrs=(*store.ATTRS, *attrs))
+        packed = with_empty_documents(store.read(tmp_path / "docs.safetensors"), docs)
+        corpus = ResidentCorpus(packed, torch.device("cpu"))
+        return PackedBatch(corpus, numpy.arange(len(docs)))
+
+    return pack_docs
