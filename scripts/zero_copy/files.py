@@ -1,0 +1,64 @@
+"""Replacing files all at once, so that an interruption leaves nothing half-written."""
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder whose contents `publish` can move into another, and remove it.
+
+    folder (Path): The folder that is to receive the contents; it is made if it is missing, and
+        removed again if it stays empty.
+    YIELDS (Path): The temporary folder, on the same file system.
+    RAISES (OSError): If a folder cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        temporary = Path(mkdtemp(prefix=".unfinished-", dir=folder))
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    finally:
+        for made in missing:
+            if made.is_dir() and not any(made.iterdir()):
+                made.rmdir()
+
+
+def publish(temporary: Path, folder: Path) -> None:
+    """Move what is in a temporary folder to its place, over what stands there.
+
+    temporary (Path): The temporary folder of `staging`.
+    folder (Path): The folder that receives the contents.
+    RAISES (OSError): If a file or folder cannot be moved.
+    """
+    replaced = temporary / ".replaced"
+    with uninterrupted():
+        new = sorted(temporary.iterdir())
+        replaced.mkdir()
+        for path in new:
+            target = folder / path.name
+            if target.is_dir() or (path.is_dir() and target.exists()):
+                os.replace(target, replaced / path.name)  # A folder replaces nothing in one step.
+            os.replace(path, target)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment, in this process and those which it starts meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,332 @@
+"""Reading labelled texts, a row at a time, from the files that people keep them in."""
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TextIO, cast
+
+from zero_copy.errors import UserError
+
+ENDINGS = (".tab", ".csv", ".tsv", ".jsonl")
+TEXT_COLUMNS = ("text", "review", "content", "sentence", "body", "document")
+LABEL_COLUMNS = ("label", "labels", "category", "class", "stars", "target")
+# Also what stops a quotation mark that is never closed from reading a whole file into memory.
+LONGEST_FIELD = 100_000_000
+
+
+class Row(NamedTuple):
+    """One labelled text.
+
+    line (int): Where the row begins in its file; the first line is 1.
+    text (str): The text as it stands in the file.
+    labels (Tuple[str, ...]): Its labels, sorted and without repetition; there may be none where
+        the format allows several.
+    """
+
+    line: int
+    text: str
+    labels: tuple[str, ...]
+
+
+class Columns(NamedTuple):
+    """Where a file's texts and labels stand.
+
+    text (Optional[str]): Name of the column of texts; None to find it by itself.
+    label (Optional[str]): Name of the column of labels; None to find it by itself.
+    separator (Optional[str]): What stands between the labels of one text; None if every text has
+        exactly one.
+    """
+
+    text: str | None = None
+    label: str | None = None
+    separator: str | None = None
+
+
+DEFAULT_COLUMNS = Columns()
+
+
+def read_rows(path: Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Row]:
+    """Read the labelled texts of a file in their order, without holding more than one.
+
+    path (Path): A .tab, .csv, .tsv or .jsonl file, optionally followed by .gz.
+    columns (Columns): Where the texts and labels stand.
+    YIELDS (Row): The rows, those with empty texts included.
+    RAISES (UserError): Where the file is missing, has another ending, is not UTF-8, is malformed,
+        or lacks a column, a text or a label.
+    """
+    ending = file_ending(path)
+    if ending is None:
+        raise UserError(
+            f"Cannot tell the format of {path} by its ending",
+            f"The endings known are {', '.join(ENDINGS)}, each also followed by .gz.",
+        )
+    if columns.separator == "":
+        raise UserError(
+            "The label separator is empty", "Give one character, such as ';', or leave it out."
+        )
+    if not path.is_file():
+        raise UserError(f"There is no file {path}", "Check the path.")
+    with _reading(path) as file:
+        if ending == ".jsonl":
+            yield from _read_json_lines(path, file, columns)
+        else:
+            yield from _read_table(path, file, columns, ending)
+
+
+def file_ending(path: Path) -> str | None:
+    """Tell the format of a file by its name.
+
+    path (Path): The file; it need not exist.
+    RETURNS (Optional[str]): One of ENDINGS, or None if it is none of them.
+    """
+    name = path.name.lower().removesuffix(".gz")
+    return next((ending for ending in ENDINGS if name.endswith(ending)), None)
+
+
+def find_split(folder: Path, split: str) -> Path | None:
+    """Find the file that holds a split in a folder of data.
+
+    folder (Path): The folder.
+    split (str): "train", "dev" or "test".
+    RETURNS (Optional[Path]): The file, or None if there is none.
+    RAISES (UserError): If there is more than one.
+    """
+    found = sorted(
+        path
+        for path in folder.glob(f"{split}.*")
+        if path.is_file() and path.name.split(".")[0] == split and file_ending(path)
+    )
+    if len(found) > 1:
+        raise UserError(
+            f"{folder} holds more than one file of the {split} set",
+            f"Found {', '.join(path.name for path in found)}; keep one of them.",
+        )
+    return found[0] if found else None
+
+
+def _open(path: Path) -> BinaryIO:
+    compressed = path.name.lower().endswith(".gz")
+    return cast(BinaryIO, gzip.open(path) if compressed else path.open("rb"))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[TextIO]:
+    """Open a text file, and say in one message what is wrong with its bytes."""
+    try:
+        # Line ends stay as they are, so that those inside quoted texts are kept.
+        with _open(path) as binary, TextIOWrapper(binary, "utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise _undecodable(path) from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path} is not a whole gzip file", f"{error}. Make or copy it again."
+        ) from error
+
+
+def _undecodable(path: Path) -> UserError:
+    # The decoder works on blocks and cannot tell the line: look again, only now that it matters.
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return UserError(
+                    f"{path}, line {number}, is not UTF-8: byte 0x{line[error.start]:02x} at "
+                    f"position {error.start + 1} of the line",
+                    "Save the file as UTF-8 and try again.",
+                )
+    return UserError(f"{path} is not UTF-8", "Save the file as UTF-8 and try again.")
+
+
+# Tables: .csv, .tsv and .tab
+
+
+def _read_table(path: Path, file: TextIO, columns: Columns, ending: str) -> Iterator[Row]:
+    csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.reader(
+        file,
+        delimiter="," if ending == ".csv" else "\t",
+        # Orange writes texts into .tab files as they are; spreadsheets quote in both others.
+        quoting=csv.QUOTE_NONE if ending == ".tab" else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
+    rows = _numbered_rows(path, reader)
+    header = _header_row(path, rows)
+    if ending == ".tab":
+        types, flags = _header_row(path, rows), _header_row(path, rows)
+        default_text = _flagged(header, types, ("string", "text", "s"))
+        default_label = _flagged(header, flags, ("class", "c"))
+    else:
+        default_text = _first_known(header, TEXT_COLUMNS)
+        default_label = _first_known(header, LABEL_COLUMNS)
+    text_at = header.index(_choose(path, header, columns.text, default_text, "text"))
+    label_at = header.index(_choose(path, header, columns.label, default_label, "label"))
+    for line, row in rows:
+        if len(row) != len(header):
+            raise UserError(
+                f"{path}, line {line}, has {len(row)} fields, but the header has {len(header)}",
+                _quoting_advice(ending),
+            )
+        yield Row(line, row[text_at], _split_labels(path, line, row[label_at], columns.separator))
+
+
+def _numbered_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Give every row with the line on which it begins; empty lines are passed over."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise UserError(
+                f"{path}, line {line}, is malformed: {error}",
+                "Look for a quotation mark that is never closed, or one inside a quoted text that "
+                "is not doubled.",
+            ) from error
+        if row is None:
+            return
+        if row:
+            yield line, row
+
+
+def _header_row(path: Path, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+    for _, row in rows:
+        return row
+    raise UserError(f"{path} is empty", "It must hold its header and at least one text.")
+
+
+def _quoting_advice(ending: str) -> str:
+    if ending == ".tab":
+        return "Texts in .tab files cannot hold tabs or line breaks: replace them by spaces."
+    separator = "commas" if ending == ".csv" else "tabs"
+    return f"Texts that hold {separator} or line breaks must stand in quotation marks."
+
+
+def _flagged(header: Sequence[str], marks: Sequence[str], wanted: Sequence[str]) -> str | None:
+    pairs = zip(header, marks, strict=False)
+    return next((name for name, mark in pairs if {*mark.lower().split()} & {*wanted}), None)
+
+
+def _first_known(names: Iterable[str], known: Sequence[str]) -> str | None:
+    by_lower = {name.strip().lower(): name for name in reversed(list(names))}
+    return next((by_lower[name] for name in known if name in by_lower), None)
+
+
+def _choose(
+    path: Path, names: Sequence[str], given: str | None, default: str | None, kind: str
+) -> str:
+    """Decide which column holds the texts or the labels."""
+    listed = ", ".join(names)
+    if given is not None and given not in names:
+        raise UserError(
+            f"{path} has no column '{given}'", f"Its columns are: {listed}. Choose one of them."
+        )
+    chosen = given if given is not None else default
+    if chosen is None:
+        raise UserError(
+            f"Cannot tell which column of {path} holds the {kind}s",
+            f"Its columns are: {listed}. Choose one with --{kind}-column.",
+        )
+    return chosen
+
+
+def _split_labels(path: Path, line: int, cell: str, separator: str | None) -> tuple[str, ...]:
+    if separator is not None:
+        return tuple(sorted({label.strip() for label in cell.split(separator)} - {""}))
+    label = cell.strip()
+    if not label:
+        raise UserError(
+            f"{path}, line {line}, has no label",
+            "Give the text a label or remove the row. Where texts may have any number of labels, "
+            "say what separates them with --label-separator.",
+        )
+    return (label,)
+
+
+# JSON lines
+
+
+def _read_json_lines(path: Path, file: TextIO, columns: Columns) -> Iterator[Row]:
+    text_key = label_key = None
+    for number, line in enumerate(file, 1):
+        if line.isspace():
+            continue
+        record = _parse_record(path, number, line)
+        if text_key is None or label_key is None:
+            names = list(record)
+            default_text = _first_known(names, TEXT_COLUMNS)
+            default_label = _first_known(names, LABEL_COLUMNS)
+            text_key = _choose(path, names, columns.text, default_text, "text")
+            label_key = _choose(path, names, columns.label, default_label, "label")
+        text = _json_text(path, number, record, text_key)
+        yield Row(number, text, _json_labels(path, number, record, label_key, columns.separator))
+    if text_key is None:
+        raise UserError(f"{path} is empty", "It must hold at least one text.")
+
+
+def _parse_record(path: Path, line_number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if "\\ud" in line.lower():  # It may be half a surrogate pair, which UTF-8 cannot spell.
+            json.dumps(record, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}, line {line_number}, is not JSON: {error}",
+            "Every line must hold one object, such as "
+            '{"text": "a fine film", "label": "positive"}.',
+        ) from error
+    if not isinstance(record, dict):
+        raise UserError(
+            f"{path}, line {line_number}, holds {_shown(record)} where an object should stand",
+            'Every line must hold one object, such as {"text": "a fine film", "label": '
+            '"positive"}.',
+        )
+    return record
+
+
+def _json_value(path: Path, line: int, record: dict[str, Any], key: str) -> Any:
+    if record.get(key) is None:
+        raise UserError(
+            f"{path}, line {line}, has no '{key}'", "Give it a value or remove the line."
+        )
+    return record[key]
+
+
+def _json_text(path: Path, line: int, record: dict[str, Any], key: str) -> str:
+    value = _json_value(path, line, record, key)
+    if not isinstance(value, str):
+        raise UserError(
+            f"{path}, line {line}: '{key}' is {_shown(value)}, not a text",
+            "Put it in quotation marks, or choose another column with --text-column.",
+        )
+    return value
+
+
+def _json_labels(
+    path: Path, line: int, record: dict[str, Any], key: str, separator: str | None
+) -> tuple[str, ...]:
+    value = _json_value(path, line, record, key)
+    if isinstance(value, str):
+        return _split_labels(path, line, value, separator)
+    values = value if isinstance(value, list) else [value]
+    labels = {str(item).strip() if _is_label(item) else "" for item in values}
+    if "" in labels:
+        raise UserError(
+            f"{path}, line {line}: '{key}' is {_shown(value)}, not a label",
+            "A label is a string or a number; several labels are a list of strings.",
+        )
+    return tuple(sorted(labels))
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    shown = json.dumps(value, ensure_ascii=True)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
