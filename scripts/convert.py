@@ -1,0 +1,106 @@
+"""Turn labelled texts into tokenized train, dev and test sets."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from wasabi import msg
+
+from zero_copy.convert import Statistics, convert
+from zero_copy.errors import exit_on_error
+from zero_copy.readers import Columns
+
+MOST_LABELS_SHOWN = 60
+
+
+def main(
+    source: Annotated[Path, typer.Argument(help="File of texts, or folder with train.*")],
+    output: Annotated[Path, typer.Argument(help="Folder for the .spacy files")],
+    test: Annotated[Path | None, typer.Option(help="File of test texts")] = None,
+    dev: Annotated[Path | None, typer.Option(help="File of development texts")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels")] = None,
+    label_separator: Annotated[
+        str | None, typer.Option(help="What separates several labels of a text")
+    ] = None,
+    lang: Annotated[str, typer.Option(help="Language of the texts")] = "en",
+    dev_size: Annotated[float, typer.Option(help="Share to split off without --dev")] = 0.1,
+    test_size: Annotated[float, typer.Option(help="Share to split off without --test")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of the splits")] = 0,
+    n_process: Annotated[int, typer.Option(help="Processes; -1 is one a core")] = -1,
+) -> None:
+    """Tokenize labelled texts (.tab, .csv, .tsv or .jsonl, each also .gz) into .spacy files.
+
+    What has no file of its own, dev or test, is split off the training texts, keeping the share
+    of every label.
+    """
+    bar = Progress(
+        TextColumn("Tokenizing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("texts, {task.fields[speed]:,.0f} words/s"),
+        TimeElapsedColumn(),
+    )
+    task = bar.add_task("", speed=0)
+
+    def report(done: int, total: int, words: int) -> None:
+        bar.start()  # Not before the processes have started: forking goes ill with threads.
+        speed = words / max(bar.tasks[0].elapsed or 0, 0.001)
+        bar.update(task, completed=done, total=total, speed=speed)
+
+    with exit_on_error():
+        try:
+            statistics = convert(
+                source,
+                output,
+                dev=dev,
+                test=test,
+                columns=Columns(text_column, label_column, label_separator),
+                lang=lang,
+                dev_size=dev_size,
+                test_size=test_size,
+                seed=seed,
+                processes=n_process,
+                report=report,
+            )
+        finally:
+            bar.stop()
+        show(statistics, output)
+
+
+def show(statistics: Statistics, output: Path) -> None:
+    """Tell what was found.
+
+    statistics (Statistics): What was found.
+    output (Path): Where it was written.
+    """
+    splits = statistics.splits
+    words = sum(split.words for split in splits.values())
+    msg.good(f"{output}: {words:,} words in {statistics.seconds:.1f} s")
+    sizes = [(name, f"{it.documents:,}", f"{it.words:,}") for name, it in splits.items()]
+    msg.table(sizes, header=("Split", "Texts", "Words"), divider=True, aligns=("l", "r", "r"))
+    by_size = sorted(statistics.labels, key=lambda label: -splits["train"].labels[label])
+    counts = [
+        (label, *(f"{split.labels[label]:,}" for split in splits.values()))
+        for label in by_size[:MOST_LABELS_SHOWN]
+    ]
+    msg.table(counts, header=("Label", *splits), divider=True, aligns=("l", "r", "r", "r"))
+    if len(by_size) > MOST_LABELS_SHOWN:
+        msg.text(f"... and {len(by_size) - MOST_LABELS_SHOWN:,} labels with fewer texts")
+    for name in statistics.split_off:
+        msg.info(f"No {name} set was given: it was split off the training texts")
+    if statistics.empty:
+        msg.info(f"{statistics.empty:,} empty text(s) were dropped")
+    if splits["train"].repeated:
+        msg.info(f"{splits['train'].repeated:,} training text(s) repeat an earlier one")
+    for name in ("dev", "test"):
+        if splits[name].in_train:
+            msg.warn(
+                f"{splits[name].in_train:,} {name} text(s) also stand in the training set: scores "
+                "will look better than they are"
+            )
+
+
+if __name__ == "__main__":
+    typer.run(main)
