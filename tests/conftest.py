@@ -15,7 +15,8 @@ from zero_copy import store
 from zero_copy.corpus import PackedBatch, ResidentCorpus
 
 LABELS = ("grain", "ship", "trade")
-WORDS = ["wheat", "Corn", "ships", "don't", "U.S.", "3,000", "tonnes", "of", "the", "port", "%", "é"]
+# One token each; the tokenizer gives "cos" the norm "because".
+WORDS = ["wheat", "Corn", "ships", "cos", "U.S.", "3,000", "tonnes", "of", "the", "port", "%", "é"]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from thinc.api import Config
 from zero_copy.components import PackedPipe
 
 PREFIX = "zero_copy"
-STOCK_READER = {"@readers": "spacy.Corpus.v1", "gold_preproc": False, "augmenter": None}
+STOCK_READER = {"@readers": "spacy.Corpus.v1", "gold_preproc": False}
 
 
 @spacy.registry.callbacks("zero_copy.to_stock.v1")
@@ -69,9 +69,8 @@ def stock_config(config: Config) -> Config:
     if batcher.get("@batchers") == f"{PREFIX}.batch_by_words.v1":
         settings = {key: value for key, value in batcher.items() if key != "seed"}
         training["batcher"] = settings | {"@batchers": "spacy.batch_by_words.v1"}
-        training["batcher"].setdefault("get_length", None)
     if (training.get("before_to_disk") or {}).get("@callbacks") == f"{PREFIX}.to_stock.v1":
-        training["before_to_disk"] = None
+        del training["before_to_disk"]
     return stock
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy
 import torch
+from spacy.attrs import NAMES
 from thinc.api import Model, NumpyOps
 from torch import Tensor
 from torch.nn import functional
@@ -13,6 +14,7 @@ from zero_copy import kernels
 from zero_copy.corpus import ResidentCorpus
 from zero_copy.errors import UserError
 from zero_copy.lowering import Rows, Run, lowers
+from zero_copy.parameters import Key, Parameter
 
 HOST_OPS = NumpyOps()
 
@@ -121,8 +123,6 @@ def hashembed(model: Model, X: list[str], run: Run) -> Rows:
 
 
 def _attr_name(attr: int | str) -> str:
-    from spacy.attrs import NAMES
-
     return NAMES[attr] if isinstance(attr, int) else attr.upper()
 
 
@@ -271,41 +271,38 @@ def sparse_linear(model: Model, X: Ngrams, run: Run) -> Tensor:
 
     thinc sums over distinct n-grams times their counts; the sum over all n-grams is the same.
     """
-    batch, key = run.batch, (model.id, "W")
-    table = run.parameter(model, "W")
-    rows = run.parameters.by_key[key].rows
+    batch = run.batch
+    table = run.parameters.by_key[model.id, "W"]
     scores = run.parameter(model, "b").expand(len(batch), -1)
     for size in range(1, X.size + 1):
-        buckets = bucket_rows(batch.corpus, X.attr, size, model.get_dim("length"), rows)
+        buckets = bucket_rows(batch.corpus, X.attr, size, table)
         keys = buckets[batch.token_types if size == 1 else batch.tokens]
         scores = scores + kernels.SegmentGatherSum.apply(
-            table, keys, batch.doc_of_token, len(batch)
+            run.parameter(model, "W"), keys, batch.doc_of_token, len(batch)
         )
     return scores
 
 
-def bucket_rows(
-    corpus: ResidentCorpus, attr: str, size: int, length: int, rows: numpy.ndarray
-) -> Tensor:
+def bucket_rows(corpus: ResidentCorpus, attr: str, size: int, table: Parameter) -> Tensor:
     """Which rows of a compact table the n-grams of a corpus sum up.
 
     corpus (ResidentCorpus): The corpus.
     attr (str): Name of the attribute that makes up the n-grams.
     size (int): Tokens an n-gram.
-    length (int): Buckets of the full table.
-    rows (numpy.ndarray): The buckets that the compact table keeps, ascending.
+    table (Parameter): The compact table.
     RETURNS (Tensor): int32, `(types, 2)` for single tokens, `(tokens, 2)` for longer n-grams, by
         where they start. The last row of the table, zeros, stands for buckets that are not kept.
     """
+    length = table.node.get_dim("length")
+    assert table.rows is not None
 
     def make() -> numpy.ndarray:
         buckets = ngram_buckets(corpus, attr, size, length)
-        places = numpy.full(length + 1, len(rows), "int32")
-        places[rows] = numpy.arange(len(rows), dtype="int32")
+        places = numpy.full(length + 1, len(table.rows), "int32")
+        places[table.rows] = numpy.arange(len(table.rows), dtype="int32")
         return places[buckets]
 
-    # The rows are those of a Parameters; a longer table with other rows is another column.
-    return corpus.derived(("ngrams", attr, size, length, len(rows), hash(rows.tobytes())), make)
+    return corpus.derived(("ngrams", attr, size, length, table.rows_hash), make)
 
 
 def ngram_buckets(corpus: ResidentCorpus, attr: str, size: int, length: int) -> numpy.ndarray:
@@ -363,7 +360,7 @@ def hash_buckets(keys: numpy.ndarray, length: int) -> numpy.ndarray:
     return buckets
 
 
-def compact_rows(model: Model, corpus: ResidentCorpus) -> dict[tuple[int, str], numpy.ndarray]:
+def compact_rows(model: Model, corpus: ResidentCorpus) -> dict[Key, numpy.ndarray]:
     """The buckets of a model's bags of words that training on a corpus can change.
 
     Adam and L2 leave a weight at zero whose gradient has always been zero, so the others can be

@@ -42,6 +42,7 @@ class Parameter:
         self.name = name
         self.key: Key = (node.id, name)
         self.rows = rows
+        self.rows_hash = None if rows is None else hash(rows.tobytes())
         # The array that thinc holds: a view of ours, or for a compact parameter its own.
         self.array: FloatsXd = node.get_param(name)
         # What a forward pass uses, set by Parameters.

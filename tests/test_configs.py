@@ -1,0 +1,41 @@
+"""The configs: valid, and different from their stock twins only in what makes them zero-copy."""
+
+from pathlib import Path
+
+import pytest
+from spacy.util import load_config, load_model_from_config, registry
+from thinc.api import Config
+
+from zero_copy.export import stock_config
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.cfg"))
+
+
+def filled(config: Config) -> Config:
+    return load_model_from_config(config, auto_fill=True).config
+
+
+def test_every_config_has_a_stock_twin():
+    assert NAMES == sorted(path.stem for path in (CONFIGS / "stock").glob("*.cfg"))
+    assert {"bow", "cnn", "ensemble"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_twin_differs_only_in_what_makes_it_zero_copy(name):
+    ours = load_config(CONFIGS / f"{name}.cfg")
+    stock = load_config(CONFIGS / "stock" / f"{name}.cfg")
+    assert filled(stock_config(ours)).to_str() == filled(stock).to_str()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stock_twin_has_no_name_of_ours(name):
+    assert "zero_copy" not in (CONFIGS / "stock" / f"{name}.cfg").read_text(encoding="utf8")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.cfg")), ids=lambda path: path.stem)
+def test_every_registered_name_resolves(path, tmp_path):
+    config = load_config(path, overrides={"paths.train": "train", "paths.dev": "dev"})
+    registry.resolve(config.interpolate()["training"])
+    registry.resolve(config.interpolate()["corpora"])
+    assert load_model_from_config(config, auto_fill=True).pipe_names
