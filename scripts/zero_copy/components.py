@@ -289,9 +289,7 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
             return super().predict(docs)
         scores = [predict(self.model, batch, self.parameters_for(batch.corpus)) for batch in batches]
         for batch in batches:
-            for listener in self._listeners:
-                # Vectors are used once, and are much larger than all else of a batch.
-                batch.vectors.pop(listener.id)
+            self._drop_vectors(batch)
         return scores
 
     def set_annotations(self, docs: Iterable[Doc], scores) -> None:
@@ -339,10 +337,17 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
             for listener in self._listeners:
                 if listener.id in batch.send_back:
                     batch.send_back[listener.id]()
+            self._drop_vectors(batch)
             self._add_loss(losses, loss)
         if sgd is not None:
             self.finish_update(sgd)
         return losses
+
+    def _drop_vectors(self, batch: PackedBatch) -> None:
+        # They are used once, and are much larger than all else of a batch.
+        for listener in self._listeners:
+            batch.vectors.pop(listener.id, None)
+            batch.send_back.pop(listener.id, None)
 
     @property
     def _listeners(self) -> list[Tok2VecListener]:
