@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from thinc.api import has_cupy_gpu
+from thinc.compat import has_cupy_gpu
 
 from zero_copy.errors import UserError
 

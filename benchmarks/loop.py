@@ -1,0 +1,84 @@
+"""spaCy's own training loop, opened so that its steps and evaluations can be timed."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from spacy import util
+from spacy.schemas import ConfigSchemaTraining
+from spacy.training.initialize import init_nlp
+from spacy.training.loop import create_train_batches, train_while_improving
+from thinc.api import require_gpu
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import functions  # noqa: E402, F401  registers what the configs name
+
+SIDES = {"zero_copy": ("configs", "safetensors"), "stock": ("configs/stock", "spacy")}
+
+
+class Training:
+    """One side of a comparison: a config of this project or its stock twin, on a corpus.
+
+    side (str): `zero_copy` or `stock`.
+    config (str): Name of the config.
+    corpus (Path): Folder with train and dev, both as .spacy and as .safetensors.
+    gpu_id (int): GPU, or -1 for the CPU.
+    overrides (Any): Settings to change.
+    """
+
+    def __init__(
+        self, side: str, config: str, corpus: Path, gpu_id: int = -1, **overrides: Any
+    ) -> None:
+        folder, ending = SIDES[side]
+        if gpu_id >= 0:
+            require_gpu(gpu_id)
+        paths = {f"paths.{split}": str(corpus / f"{split}.{ending}") for split in ("train", "dev")}
+        loaded = util.load_config(
+            ROOT / folder / f"{config}.cfg", overrides=paths | overrides, interpolate=False
+        )
+        self.gpu_id = gpu_id
+        self.nlp = init_nlp(loaded, use_gpu=gpu_id)
+        resolved = self.nlp.config.interpolate()
+        self.settings = util.registry.resolve(resolved["training"], schema=ConfigSchemaTraining)
+        readers = [self.settings["train_corpus"], self.settings["dev_corpus"]]
+        self.train_corpus, self.dev_corpus = util.resolve_dot_names(resolved, readers)
+
+    def steps(self) -> Iterator[tuple[int, float]]:
+        """Words and seconds of one step after another, in spaCy's loop, without evaluations."""
+        steps = train_while_improving(
+            self.nlp,
+            self.settings["optimizer"],
+            create_train_batches(self.nlp, self.train_corpus, self.settings["batcher"], 0),
+            lambda: (0.0, {}),
+            dropout=self.settings["dropout"],
+            eval_frequency=10**9,
+            accumulate_gradient=1,
+            patience=0,
+            max_steps=0,
+            exclude=[],
+            annotating_components=[],
+            before_update=None,
+        )
+        start = perf_counter()
+        for batch, _, _ in steps:
+            self.wait()
+            end = perf_counter()
+            yield sum(len(example) for example in batch), end - start
+            start = perf_counter()
+
+    def evaluate(self) -> tuple[float, dict[str, Any]]:
+        """Seconds that an evaluation of the dev set takes, and its scores."""
+        start = perf_counter()
+        scores = self.nlp.evaluate(self.dev_corpus(self.nlp))
+        self.wait()
+        return perf_counter() - start, scores
+
+    def wait(self) -> None:
+        """Wait for the device, so that a time is that of the work."""
+        if self.gpu_id >= 0:
+            torch.cuda.synchronize()

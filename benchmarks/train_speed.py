@@ -1,0 +1,85 @@
+"""Steady training speed and evaluation time of each config against its stock twin, in one run."""
+
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+import typer
+from loop import SIDES, Training
+from machine import save
+from wasabi import msg
+
+
+def main(
+    corpus: Path = typer.Argument(Path("corpus/r8"), help="Folder with train and dev"),
+    config: list[str] = typer.Option(["bow", "cnn", "ensemble"], help="Configs to measure"),
+    rounds: int = typer.Option(5, help="How often the two sides take turns"),
+    words: int = typer.Option(100_000, help="Words a side trains on in each round"),
+    gpu_id: int = typer.Option(-1, help="GPU, or -1 for the CPU"),
+) -> None:
+    """Print and save words per second, batches of 1,000 words unless the config says otherwise.
+
+    The sides take turns, and the median over the rounds counts, so that what else the machine
+    does falls on both.
+    """
+    figures = [measure(name, corpus, rounds, words, gpu_id) for name in config]
+    rows = [
+        [
+            row["config"],
+            *(f"{row[side]['words_per_second']:,.0f}" for side in SIDES),
+            f"{row['speedup']:.1f}",
+            *(f"{row[side]['evaluation_seconds']:.3f}" for side in SIDES),
+            f"{row['evaluation_speedup']:.1f}",
+        ]
+        for row in figures
+    ]
+    header = ["config", "words/s", "stock", "times", "evaluation s", "stock", "times"]
+    msg.table(rows, header=header, divider=True, aligns=["l"] + ["r"] * 6)
+    save("train_speed", {"corpus": str(corpus), "rounds": rounds, "configs": figures})
+
+
+def measure(config: str, corpus: Path, rounds: int, words: int, gpu_id: int) -> dict:
+    """Both sides of one config, in turns.
+
+    RETURNS (dict): Words per second and seconds of an evaluation by side, and the ratios.
+    """
+    sides = {side: Training(side, config, corpus, gpu_id) for side in SIDES}
+    steps = {side: training.steps() for side, training in sides.items()}
+    speeds: dict[str, list[float]] = {side: [] for side in SIDES}
+    evaluations: dict[str, list[float]] = {side: [] for side in SIDES}
+    for side in SIDES:
+        list(islice(steps[side], 20))  # warm up: caches, memory, derived columns
+        sides[side].evaluate()
+    for _ in range(rounds):
+        for side in SIDES:
+            speeds[side].append(_words_per_second(steps[side], words))
+            evaluations[side].append(sides[side].evaluate()[0])
+    figures = {
+        side: {
+            "words_per_second": median(speeds[side]),
+            "words_per_second_by_round": speeds[side],
+            "evaluation_seconds": median(evaluations[side]),
+            "evaluation_seconds_by_round": evaluations[side],
+        }
+        for side in SIDES
+    }
+    ours, stock = figures["zero_copy"], figures["stock"]
+    return {
+        "config": config,
+        **figures,
+        "speedup": ours["words_per_second"] / stock["words_per_second"],  # type: ignore[operator]
+        "evaluation_speedup": stock["evaluation_seconds"] / ours["evaluation_seconds"],  # type: ignore[operator]
+    }
+
+
+def _words_per_second(steps, words: int) -> float:
+    done, seconds = 0, 0.0
+    while done < words:
+        step_words, step_seconds = next(steps)
+        done += step_words
+        seconds += step_seconds
+    return done / seconds
+
+
+if __name__ == "__main__":
+    typer.run(main)
