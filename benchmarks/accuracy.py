@@ -9,10 +9,11 @@ from time import perf_counter
 import spacy
 import srsly
 import typer
-from loop import ROOT, SIDES
-from machine import save
 from spacy.training import Corpus
 from wasabi import msg
+
+from loop import ROOT, SIDES
+from machine import save
 
 
 def main(
@@ -38,8 +39,8 @@ def main(
                     srsly.write_json(result, run)
                     msg.good(f"{name} {which} seed {seed}: test {run['test_micro_f']:.2%}")
     runs = [srsly.read_json(path) for path in sorted(work.glob("*.json"))]
-    table = [summarize(runs, name, which) for name in config for which in SIDES]
-    table = [row for row in table if row]
+    summaries = [summarize(runs, name, which) for name in config for which in SIDES]
+    table = [summary for summary in summaries if summary]
     rows = [
         [
             row["config"],
@@ -63,7 +64,7 @@ def train(side: str, config: str, seed: int, corpus: Path, work: Path, gpu_id: s
 
     RETURNS (dict): Its scores, the seconds of the whole `spacy train`, and what it was.
     """
-    folder, ending = SIDES[side]
+    folder, _ = SIDES[side]
     output = work / f"{config}-{side}-{seed}"
     command = [sys.executable, str(ROOT / "scripts" / "train.py")]
     command += [str(ROOT / folder / f"{config}.cfg"), str(corpus), str(output)]

@@ -1,4 +1,4 @@
-"""Time to the first update and peak memory, on a corpus as it is and repeated to a million texts."""
+"""Time to the first update and peak memory, on a corpus as it is and of a million texts."""
 
 import json
 import resource
@@ -50,7 +50,15 @@ def main(
         ]
         for row in figures
     ]
-    header = ["side", "corpus", "documents", "first update s", "packed MB", "peak MB", "KB a document"]
+    header = [
+        "side",
+        "corpus",
+        "documents",
+        "first update s",
+        "packed MB",
+        "peak MB",
+        "KB a document",
+    ]
     msg.table(rows, header=header, divider=True, aligns=["l", "l", *"rrrrr"])
     save("startup", {"config": config, "steps": steps, "cases": figures})
 
@@ -60,8 +68,9 @@ def repeat(corpus: Path, folder: Path, documents: int) -> Path:
 
     RETURNS (Path): The folder of the new corpus, with the old dev set.
     """
-    import loop  # noqa: F401  finds the library
     import torch
+
+    import loop  # noqa: F401  finds the library
     from zero_copy.store import read, write
 
     packed = read(corpus / "train.safetensors")

@@ -1,13 +1,15 @@
 """Steady training speed and evaluation time of each config against its stock twin, in one run."""
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from statistics import median
 
 import typer
+from wasabi import msg
+
 from loop import SIDES, Training
 from machine import save
-from wasabi import msg
 
 
 def main(
@@ -72,7 +74,7 @@ def measure(config: str, corpus: Path, rounds: int, words: int, gpu_id: int) -> 
     }
 
 
-def _words_per_second(steps, words: int) -> float:
+def _words_per_second(steps: Iterator[tuple[int, float]], words: int) -> float:
     done, seconds = 0, 0.0
     while done < words:
         step_words, step_seconds = next(steps)

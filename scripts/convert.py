@@ -56,7 +56,7 @@ def main(
                 output,
                 dev=dev,
                 test=test,
-                columns=Columns(text_column, label_column, label_separator),
+                columns=Columns(text_column or None, label_column or None, label_separator or None),
                 lang=lang,
                 dev_size=dev_size,
                 test_size=test_size,

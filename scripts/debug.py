@@ -1,6 +1,5 @@
 """Look for flaws in the data with `spacy debug data`."""
 
-import sys
 from pathlib import Path
 
 import typer
@@ -17,10 +16,11 @@ def main(
     """Report what spaCy finds in a corpus, and fail where training would."""
     with exit_on_error():
         paths = {
-            f"paths.{split}": str(find_corpus(corpus, split, ".spacy")) for split in ("train", "dev")
+            f"paths.{split}": str(find_corpus(corpus, split, ".spacy"))
+            for split in ("train", "dev")
         }
         debug_data(find_config(config), config_overrides=paths, silent=False)
 
 
 if __name__ == "__main__":
-    sys.exit(typer.run(main))
+    typer.run(main)

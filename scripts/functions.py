@@ -6,6 +6,6 @@ from pathlib import Path
 # spaCy imports this file by its path, so the folder with the library is not on the path yet.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from zero_copy import batcher, components, corpus, export, layers  # noqa: E402
+from zero_copy import batcher, components, corpus, export, layers
 
 __all__ = ["batcher", "components", "corpus", "export", "layers"]

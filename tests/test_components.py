@@ -1,6 +1,5 @@
 """The components in a pipeline: training as `spacy train` trains, on both kinds of examples."""
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,17 +7,14 @@ import numpy
 import pytest
 import spacy
 import torch
-from conftest import LABELS, random_docs, save_docs
 from spacy.language import Language
 from spacy.training import Corpus as StockCorpus
-from spacy.training import Example
-from spacy.util import load_config, load_model_from_config, registry
-from test_layers import bow, ensemble, reduce, tok2vec
 from thinc.api import Adam, Model, fix_random_seed
 
+from conftest import LABELS, random_docs, save_docs
+from test_layers import bow, ensemble, reduce, tok2vec
 from zero_copy import store
 from zero_copy.batcher import create_batch_by_words
-from zero_copy.components import PackedTextCategorizer
 from zero_copy.corpus import Corpus
 from zero_copy.errors import UserError
 from zero_copy.lowering import lowers
@@ -232,7 +228,9 @@ def test_losses_are_floats_after_an_evaluation(corpus):
     assert all(isinstance(loss, torch.Tensor) for loss in losses.values())
     assert float(losses["textcat"]) > 0
     nlp.evaluate(Corpus(corpus)(nlp))
-    assert {name: type(loss) for name, loss in losses.items()} == dict.fromkeys(nlp.pipe_names, float)
+    assert {name: type(loss) for name, loss in losses.items()} == dict.fromkeys(
+        nlp.pipe_names, float
+    )
 
 
 def test_nlp_update_with_an_optimizer_takes_the_same_steps(corpus):

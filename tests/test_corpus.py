@@ -5,11 +5,11 @@ from itertools import islice
 import numpy
 import pytest
 import spacy
-from conftest import LABELS, random_docs, save_docs
 from spacy.training import Corpus as StockCorpus
 from spacy.training.batchers import configure_minibatch_by_words
 from thinc.api import compounding
 
+from conftest import LABELS, random_docs, save_docs
 from zero_copy import store
 from zero_copy.batcher import create_batch_by_words
 from zero_copy.corpus import Corpus, PackedExample, packed_batches

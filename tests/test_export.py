@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy
 import pytest
 import spacy
-from conftest import random_docs, save_docs
 from spacy.util import load_config
 
+from conftest import random_docs, save_docs
 from zero_copy import store
 from zero_copy.export import stock_config
 
@@ -39,7 +39,9 @@ def run(*command, **settings) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *map(str, command)], **settings)
 
 
-def spacy_train(config: Path, corpus: Path, output: Path, *options, ending="safetensors", **settings):
+def spacy_train(
+    config: Path, corpus: Path, output: Path, *options, ending="safetensors", **settings
+):
     command = ["-m", "spacy", "train", config, "--code", ROOT / "scripts" / "functions.py"]
     for split in ("train", "dev"):
         command += [f"--paths.{split}", corpus / f"{split}.{ending}"]
@@ -110,7 +112,8 @@ def test_stock_training_goes_on_from_the_exported_config(trained, corpus, tmp_pa
 
 def test_paths_in_the_exported_config_are_those_of_the_sources():
     config = load_config(
-        CONFIGS / "cnn.cfg", overrides={"paths.train": "a/train.safetensors", "paths.dev": "b.spacy"}
+        CONFIGS / "cnn.cfg",
+        overrides={"paths.train": "a/train.safetensors", "paths.dev": "b.spacy"},
     )
     stock = stock_config(config).interpolate()
     assert stock["corpora"]["train"]["path"] == "a/train.spacy"
@@ -127,9 +130,7 @@ def test_same_seed_same_pipeline(corpus, tmp_path):
 
 @pytest.mark.parametrize("max_epochs", [-1, 2])
 def test_epochs(corpus, tmp_path, max_epochs):
-    done = spacy_train(
-        CONFIGS / "bow.cfg", corpus, tmp_path, "--training.max_epochs", max_epochs
-    )
+    done = spacy_train(CONFIGS / "bow.cfg", corpus, tmp_path, "--training.max_epochs", max_epochs)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "model-best" / "meta.json").exists()
 
@@ -149,9 +150,11 @@ def test_our_components_train_from_docs(corpus, tmp_path):
 def test_console_script(corpus, tmp_path):
     script = Path(sys.executable).with_name("spacy")
     done = subprocess.run(
-        [script, "train", CONFIGS / "bow.cfg", "--code", ROOT / "scripts" / "functions.py"]
-        + ["--paths.train", corpus / "train.safetensors", "--training.max_steps", "2"]
-        + ["--paths.dev", corpus / "dev.safetensors", "--output", tmp_path / "out"],
+        [
+            *(script, "train", CONFIGS / "bow.cfg", "--code", ROOT / "scripts" / "functions.py"),
+            *("--paths.train", corpus / "train.safetensors", "--training.max_steps", "2"),
+            *("--paths.dev", corpus / "dev.safetensors", "--output", tmp_path / "out"),
+        ],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -5,14 +5,14 @@ from copy import deepcopy
 import numpy
 import pytest
 import torch
-from conftest import LABELS, random_docs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spacy.pipeline import TextCategorizer, Tok2Vec
 from spacy.training import Example
 from spacy.util import registry
-from thinc.api import Adam, Model, SGD, RAdam, set_dropout_rate
+from thinc.api import SGD, Adam, Model, RAdam, set_dropout_rate
 
+from conftest import LABELS, random_docs
 from zero_copy.components import PackedTextCategorizer, PackedTok2Vec
 from zero_copy.corpus import PackedBatch, PackedExample
 from zero_copy.layers import hash_buckets
@@ -64,7 +64,7 @@ def tok2vec(width=8, depth=2, attrs=("NORM", "PREFIX", "SUFFIX", "SHAPE", "LOWER
 
 
 def reduce(exclusive=True, embedding=None, **reductions):
-    used = {name: False for name in ("first", "last", "max", "mean")} | reductions
+    used = dict.fromkeys(("first", "last", "max", "mean"), False) | reductions
     return {
         "@architectures": "spacy.TextCatReduce.v1",
         "exclusive_classes": exclusive,

@@ -11,13 +11,13 @@ import numpy
 import pytest
 import spacy
 import torch
-from conftest import LABELS, random_docs, save_docs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from spacy.tokens import Doc, DocBin
 
+from conftest import LABELS, random_docs, save_docs
 from zero_copy import store
 from zero_copy.errors import UserError
 
@@ -59,7 +59,9 @@ def test_texts_tokens_spaces_and_categories_come_back(tmp_path, texts):
     assert [doc.text for doc in restored] == texts
     assert [doc.cats for doc in restored] == [doc.cats for doc in docs]
     for ours, original in zip(restored, docs, strict=True):
-        assert [(t.text, t.whitespace_) for t in ours] == [(t.text, t.whitespace_) for t in original]
+        assert [(t.text, t.whitespace_) for t in ours] == [
+            (t.text, t.whitespace_) for t in original
+        ]
 
 
 def test_attributes_are_those_of_the_docs(nlp, tmp_path):

@@ -1,6 +1,7 @@
 """Cuts a resident corpus into batches of so many words, by spaCy's own rule."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy
 import spacy
@@ -10,7 +11,7 @@ from spacy.training.batchers import minibatch_by_words
 from zero_copy.corpus import PackedBatch, PackedExample
 from zero_copy.errors import UserError
 
-Sizing = int | Sequence[int] | Iterable[int]
+Sizing = int | Sequence[int]
 Batcher = Callable[[Iterable[Example]], Iterator[list[PackedExample]]]
 
 
@@ -28,12 +29,12 @@ def create_batch_by_words(
     """
     order = numpy.random.default_rng(seed)
     # One iterator for all epochs, so that a schedule goes on where the last epoch left it.
-    sizes = size if isinstance(size, int) else iter(size)
+    sizes: Any = size if isinstance(size, int) else iter(size)
 
     def batch_by_words(examples: Iterable[Example]) -> Iterator[list[PackedExample]]:
-        pool = list(examples)
-        ordinary = [example for example in pool if not isinstance(example, PackedExample)]
-        if ordinary:
+        everything = list(examples)
+        pool = [example for example in everything if isinstance(example, PackedExample)]
+        if len(pool) < len(everything):
             raise UserError(
                 "zero_copy.batch_by_words.v1 needs a packed corpus",
                 "Read [corpora.train] with zero_copy.Corpus.v1, or batch with "

@@ -37,7 +37,7 @@ from zero_copy.errors import UserError
 from zero_copy.layers import compact_rows
 from zero_copy.lowering import Run, check_lowered, predict
 from zero_copy.optimizer import Updater
-from zero_copy.parameters import Parameters
+from zero_copy.parameters import Array, Parameters
 from zero_copy.scoring import score_cats
 from zero_copy.store import MISSING
 
@@ -149,7 +149,7 @@ class PackedPipe:
         losses[self.name] = losses[self.name] + loss
         self._losses = losses
 
-    def score(self, examples: Iterable[Example], **kwargs) -> dict[str, Any]:
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """Score the examples; an evaluation is also when the loss comes to the host."""
         if self._losses is not None:
             self._losses[self.name] = float(self._losses[self.name])
@@ -172,7 +172,7 @@ class PackedTok2Vec(PackedPipe, Tok2Vec):
     _awaits_gradient = False
     _deferred_sgd: Optimizer | None = None
 
-    def predict(self, docs: Iterable[Doc]):
+    def predict(self, docs: Iterable[Doc]) -> Any:
         """Vectors of the tokens; of packed Docs they stay on the device, for the listeners."""
         docs = list(docs)
         batches = packed_batches(docs)
@@ -186,7 +186,7 @@ class PackedTok2Vec(PackedPipe, Tok2Vec):
             batch.vectors.update({listener.id: vectors for listener in self.listeners})
         return batches
 
-    def set_annotations(self, docs: Sequence[Doc], tokvecses) -> None:
+    def set_annotations(self, docs: Sequence[Doc], tokvecses: Any) -> None:
         """Set `doc.tensor`, but for packed Docs, whose vectors stay with the batch."""
         if packed_batches(docs) is None:
             super().set_annotations(docs, tokvecses)
@@ -280,19 +280,21 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
 
     multi_label = False
 
-    def predict(self, docs: Iterable[Doc]):
-        """Scores of the documents, `(documents, labels)`; of packed Docs they stay on the device."""
+    def predict(self, docs: Iterable[Doc]) -> Any:
+        """Scores, `(documents, labels)`; those of packed Docs stay on the device."""
         docs = list(docs)
         batches = packed_batches(docs)
         if batches is None:
             self.flush()
             return super().predict(docs)
-        scores = [predict(self.model, batch, self.parameters_for(batch.corpus)) for batch in batches]
+        scores = [
+            predict(self.model, batch, self.parameters_for(batch.corpus)) for batch in batches
+        ]
         for batch in batches:
             self._drop_vectors(batch)
         return scores
 
-    def set_annotations(self, docs: Iterable[Doc], scores) -> None:
+    def set_annotations(self, docs: Iterable[Doc], scores: Any) -> None:
         """Set `doc.cats`; the scores of a packed Doc are kept with its batch."""
         docs = list(docs)
         batches = packed_batches(docs)
@@ -369,7 +371,7 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
             d_scores.masked_fill_(truths == MISSING, 0.0)
         return d_scores.square().mean(), d_scores
 
-    def score(self, examples: Iterable[Example], **kwargs) -> dict[str, Any]:
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """Score predicted categories; of packed examples they come to the host here, once.
 
         examples (Iterable[Example]): Packed or ordinary examples.
@@ -404,9 +406,7 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
         """
         corpus = packed_corpus(get_examples)
         if corpus is None:
-            super().initialize(
-                get_examples, nlp=nlp, labels=labels, positive_label=positive_label
-            )
+            super().initialize(get_examples, nlp=nlp, labels=labels, positive_label=positive_label)
             return
         self._initialize_packed(corpus, labels)
         self._check_exclusive(corpus)
@@ -422,8 +422,8 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
         for label in corpus.info.labels if labels is None else labels:
             self.add_label(label)
         self._require_labels()
-        sample = (corpus.truths(self.labels)[:SAMPLE_SIZE] == 1).cpu().numpy().astype("float32")
-        label_sample = self.model.ops.asarray(sample)
+        sample: Array = (corpus.truths(self.labels)[:SAMPLE_SIZE] == 1).cpu().numpy()
+        label_sample = self.model.ops.asarray(sample.astype("float32"))
         self.model.initialize(X=sample_docs(corpus, self.vocab), Y=label_sample)
 
     def _check_scorer(self) -> None:

@@ -1,8 +1,9 @@
 """The resident corpus, the batches that are cut from it, and the Examples that stand for them.
 
-spaCy's training loop and `Language.evaluate` ask little of an Example: `len(eg)`, `len(eg.predicted)`
-and `eg.reference`. A packed example answers these for a whole run of documents, and what rides in
-its Docs' `user_data` is the packed batch: the numbers of the documents, and nothing else of them.
+spaCy's training loop and `Language.evaluate` ask little of an Example: `len(eg)`,
+`len(eg.predicted)` and `eg.reference`. A packed example answers these for a whole run of documents,
+and what rides in its Docs' `user_data` is the packed batch: the numbers of the documents, and
+nothing else of them.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -239,7 +240,9 @@ class Corpus:
                 "Raise max_length in [corpora], or set it to 0.",
             )
         ends = lengths[docs].cumsum()
-        cuts = numpy.arange(WORDS_PER_EXAMPLE[device.type], ends[-1], WORDS_PER_EXAMPLE[device.type])
+        cuts = numpy.arange(
+            WORDS_PER_EXAMPLE[device.type], ends[-1], WORDS_PER_EXAMPLE[device.type]
+        )
         for run in numpy.split(docs, numpy.unique(numpy.searchsorted(ends, cuts))):
             if len(run):
                 yield PackedExample(PackedBatch(corpus, run), nlp.vocab)
@@ -271,7 +274,7 @@ def refuse_pipeline(nlp: Language) -> None:
             factory = nlp.get_pipe_meta(name).factory
             ours = f"zero_copy_{factory}"
             way = (
-                f"Use factory = \"{ours}\" in [components.{name}]"
+                f'Use factory = "{ours}" in [components.{name}]'
                 if nlp.has_factory(ours)
                 else f"Train {name!r} in a pipeline of its own"
             )

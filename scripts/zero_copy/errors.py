@@ -23,7 +23,7 @@ class UserError(ConfigValidationError):
         super().__init__(title=title, desc=desc, **settings)
 
     def __str__(self) -> str:
-        return f"{self.title}. {self.desc}" if self.desc else self.title
+        return f"{self.title}. {self.desc}" if self.desc else str(self.title)
 
 
 @contextmanager
@@ -41,4 +41,5 @@ def exit_on_error() -> Iterator[None]:
         where = f": {error.filename}" if error.filename else ""
         msg.fail(f"{error.strerror or error}{where}", exits=1)
     except KeyboardInterrupt:
-        msg.fail("Interrupted; what was there before is unchanged", exits=130)
+        msg.fail("Interrupted; what was there before is unchanged")
+        raise SystemExit(130) from None

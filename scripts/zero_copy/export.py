@@ -35,13 +35,14 @@ def to_stock(nlp: Language) -> Language:
     """
     stock = load_model_from_config(stock_config(nlp.config), vocab=nlp.vocab, auto_fill=True)
     for name, component in nlp.pipeline:
-        stock_component = stock.get_pipe(name)
+        stock_component: Any = stock.get_pipe(name)
         if isinstance(component, PackedPipe):
             component.flush()
             stock_component.model = component.model
             stock_component.cfg = dict(component.cfg)
         elif hasattr(component, "to_bytes"):
-            stock_component.from_bytes(component.to_bytes(exclude=["vocab"]), exclude=["vocab"])
+            content = component.to_bytes(exclude=["vocab"])
+            stock_component.from_bytes(content, exclude=["vocab"])
     for name in nlp.disabled:
         stock.disable_pipe(name)
     stock.meta.update({"performance": nlp.meta.get("performance", {})})

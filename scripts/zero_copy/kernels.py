@@ -4,6 +4,8 @@ Each computes what thinc's layer of that name computes, on whole columns. Where 
 would be slow (dense embeddings), or another than thinc's (ties, clipping), it is written out here.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import Function
@@ -18,13 +20,13 @@ class GatherSum(Function):
     """
 
     @staticmethod
-    def forward(ctx, table: Tensor, keys: Tensor) -> Tensor:
+    def forward(ctx: Any, table: Tensor, keys: Tensor) -> Tensor:
         ctx.save_for_backward(keys)
         ctx.shape = table.shape
         return torch.nn.functional.embedding_bag(keys, table, mode="sum")
 
     @staticmethod
-    def backward(ctx, d_output: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor, None]:
         (keys,) = ctx.saved_tensors
         d_table = d_output.new_zeros(ctx.shape)
         # A key at a time: the gradient is not repeated in memory for every key.
@@ -44,14 +46,14 @@ class SegmentGatherSum(Function):
     """
 
     @staticmethod
-    def forward(ctx, table: Tensor, keys: Tensor, segments: Tensor, count: int) -> Tensor:
+    def forward(ctx: Any, table: Tensor, keys: Tensor, segments: Tensor, count: int) -> Tensor:
         ctx.save_for_backward(keys, segments)
         ctx.shape = table.shape
         rows = torch.nn.functional.embedding_bag(keys, table, mode="sum")
         return rows.new_zeros(count, table.shape[1]).index_add_(0, segments, rows)
 
     @staticmethod
-    def backward(ctx, d_output: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor, None, None, None]:
         keys, segments = ctx.saved_tensors
         d_rows = d_output.index_select(0, segments)
         d_table = d_output.new_zeros(ctx.shape)
@@ -71,7 +73,7 @@ class Maxout(Function):
     """
 
     @staticmethod
-    def forward(ctx, X: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, X: Tensor, W: Tensor, b: Tensor) -> Tensor:
         nO, nP, nI = W.shape
         # Pieces become blocks of columns, so that their maximum is taken over whole vectors
         # instead of over neighbours three at a time: 20 times faster, for a copy of W.
@@ -85,7 +87,7 @@ class Maxout(Function):
         return best
 
     @staticmethod
-    def backward(ctx, d_best: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, d_best: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         X, blocks, Y, best = ctx.saved_tensors
         rows, nP, nO = Y.shape
         d_Y = torch.empty_like(Y)
@@ -111,7 +113,7 @@ class ExpandWindow(Function):
     """
 
     @staticmethod
-    def forward(ctx, X: Tensor, size: int) -> Tensor:
+    def forward(ctx: Any, X: Tensor, size: int) -> Tensor:
         ctx.size = size
         rows, width = X.shape
         padded = torch.nn.functional.pad(X, (0, 0, size, size))
@@ -120,7 +122,7 @@ class ExpandWindow(Function):
         return padded.as_strided((rows, (2 * size + 1) * width), (width, 1)).contiguous()
 
     @staticmethod
-    def backward(ctx, d_output: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor, None]:
         pieces = 2 * ctx.size + 1
         rows, width = len(d_output), d_output.shape[1] // pieces
         d_padded = d_output.new_zeros(rows + 2 * ctx.size, width)
@@ -139,14 +141,14 @@ class SegmentMax(Function):
     """
 
     @staticmethod
-    def forward(ctx, X: Tensor, segments: Tensor, count: int) -> Tensor:
+    def forward(ctx: Any, X: Tensor, segments: Tensor, count: int) -> Tensor:
         rows, width = X.shape
         index = segments[:, None].expand(rows, width)
         best = X.new_zeros(count, width)
         best.scatter_reduce_(0, index, X, "amax", include_self=False)
         if ctx.needs_input_grad[0]:
             numbers = torch.arange(rows, device=X.device)[:, None]
-            candidates = torch.where(X == best[segments], numbers, rows)
+            candidates = torch.where(best[segments] == X, numbers, rows)
             which = torch.full((count, width), rows, device=X.device)
             which.scatter_reduce_(0, index, candidates, "amin")
             ctx.save_for_backward(which)
@@ -154,7 +156,7 @@ class SegmentMax(Function):
         return best
 
     @staticmethod
-    def backward(ctx, d_best: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, d_best: Tensor) -> tuple[Tensor, None, None]:
         (which,) = ctx.saved_tensors
         # One row more takes the gradient of segments without rows.
         d_X = d_best.new_zeros(ctx.rows + 1, d_best.shape[1])
@@ -184,11 +186,11 @@ class StraightThrough(Function):
     """
 
     @staticmethod
-    def forward(ctx, X: Tensor, Y: Tensor) -> Tensor:
+    def forward(ctx: Any, X: Tensor, Y: Tensor) -> Tensor:
         return Y.clone()
 
     @staticmethod
-    def backward(ctx, d_output: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor, None]:
         return d_output, None
 
 

@@ -14,7 +14,7 @@ from zero_copy import kernels
 from zero_copy.corpus import ResidentCorpus
 from zero_copy.errors import UserError
 from zero_copy.lowering import Rows, Run, lowers
-from zero_copy.parameters import Key, Parameter
+from zero_copy.parameters import Array, Key, Parameter
 
 HOST_OPS = NumpyOps()
 
@@ -293,13 +293,13 @@ def bucket_rows(corpus: ResidentCorpus, attr: str, size: int, table: Parameter) 
     RETURNS (Tensor): int32, `(types, 2)` for single tokens, `(tokens, 2)` for longer n-grams, by
         where they start. The last row of the table, zeros, stands for buckets that are not kept.
     """
-    length = table.node.get_dim("length")
-    assert table.rows is not None
+    length, rows = table.node.get_dim("length"), table.rows
+    assert rows is not None
 
     def make() -> numpy.ndarray:
         buckets = ngram_buckets(corpus, attr, size, length)
-        places = numpy.full(length + 1, len(table.rows), "int32")
-        places[table.rows] = numpy.arange(len(table.rows), dtype="int32")
+        places = numpy.full(length + 1, len(rows), "int32")
+        places[rows] = numpy.arange(len(rows), dtype="int32")
         return places[buckets]
 
     return corpus.derived(("ngrams", attr, size, length, table.rows_hash), make)
@@ -312,8 +312,8 @@ def ngram_buckets(corpus: ResidentCorpus, attr: str, size: int, length: int) -> 
     attr (str): Name of the attribute that makes up the n-grams.
     size (int): Tokens an n-gram.
     length (int): Buckets of the table.
-    RETURNS (numpy.ndarray): int64, `(types, 2)` for single tokens, `(tokens, 2)` for longer n-grams;
-        `length` where an n-gram would go on beyond its document.
+    RETURNS (numpy.ndarray): int64, `(types, 2)` for single tokens, `(tokens, 2)` for longer
+        n-grams; `length` where an n-gram would go on beyond its document.
     """
     keys = corpus.packed.attribute(attr)
     if size == 1:
@@ -389,6 +389,7 @@ def compact_rows(model: Model, corpus: ResidentCorpus) -> dict[Key, numpy.ndarra
         used = numpy.zeros(length + 1, bool)
         for size in range(1, extractor.attrs["ngram_size"] + 1):
             used[ngram_buckets(corpus, attr, size, length)] = True
-        used[:length] |= table.get_param("W").reshape(-1, length).any(axis=0)
+        weights: Array = table.get_param("W")
+        used[:length] |= weights.reshape(-1, length).any(axis=0)
         rows[table.id, "W"] = numpy.flatnonzero(used[:length])
     return rows

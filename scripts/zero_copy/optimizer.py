@@ -9,7 +9,7 @@ import torch
 from thinc.api import Optimizer, torch2xp
 from torch.optim.adam import adam
 
-from zero_copy.parameters import Parameters, torch_view
+from zero_copy.parameters import Array, Parameters, torch_view
 
 
 class Updater:
@@ -48,7 +48,9 @@ class Updater:
                 if parameter.rows is not None and arrays:
                     compact = torch_view(arrays[parameter.key])
                     full = parameter.expand(compact)
-                    arrays[parameter.key] = full if arrays is self.optimizer.averages else full.ravel()
+                    arrays[parameter.key] = (
+                        full if arrays is self.optimizer.averages else full.ravel()
+                    )
 
     @property
     def is_adam(self) -> bool:
@@ -100,13 +102,14 @@ class Updater:
 
     def _clip(self, threshold: float) -> None:
         """Scale each parameter's gradient to a norm of at most `threshold`."""
-        gradients = [parameter.tensor.grad for parameter in self.parameters.all]
+        gradients = [self.parameters.gradient(parameter) for parameter in self.parameters.all]
         norms = torch._foreach_norm(gradients)
         scales = (threshold / torch.stack(norms)).clamp_(max=1.0)
-        torch._foreach_mul_(gradients, list(scales.unbind()))
+        torch._foreach_mul_(gradients, scales.unbind())  # type: ignore[arg-type]
 
     def _one_by_one(self) -> None:
         """Any other optimizer of thinc's: called for each parameter, on the shared arrays."""
         for parameter in self.parameters.all:
-            weights, gradient = parameter.tensor, parameter.tensor.grad
-            self.optimizer(parameter.key, torch2xp(weights), torch2xp(gradient))
+            weights: Array = torch2xp(parameter.tensor)
+            gradient: Array = torch2xp(self.parameters.gradient(parameter))
+            self.optimizer(parameter.key, weights, gradient)

@@ -9,19 +9,21 @@ writes them back whenever thinc looks.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy
 import torch
 from thinc.api import Model, torch2xp
-from thinc.types import FloatsXd
 
 Key = tuple[int, str]
+# A NumPy or CuPy array. thinc's own types have a class a dimension, which says less than `shape`.
+Array = Any
 
 
-def torch_view(array: FloatsXd) -> torch.Tensor:
+def torch_view(array: Array) -> torch.Tensor:
     """A torch tensor over an array of thinc's, on the array's own device, without a copy.
 
-    array (FloatsXd): A NumPy or CuPy array.
+    array (Array): A NumPy or CuPy array.
     RETURNS (torch.Tensor): A tensor that shares its memory.
     """
     if isinstance(array, numpy.ndarray):
@@ -44,7 +46,7 @@ class Parameter:
         self.rows = rows
         self.rows_hash = None if rows is None else hash(rows.tobytes())
         # The array that thinc holds: a view of ours, or for a compact parameter its own.
-        self.array: FloatsXd = node.get_param(name)
+        self.array: Array = node.get_param(name)
         # What a forward pass uses, set by Parameters.
         self.tensor: torch.Tensor
         self.start = 0
@@ -54,10 +56,10 @@ class Parameter:
         """Whether thinc still holds the array that we share."""
         return self.node.get_param(self.name) is self.array
 
-    def compact(self, array: FloatsXd) -> torch.Tensor:
+    def compact(self, array: Array) -> torch.Tensor:
         """Our form of an array of thinc's: itself, or the kept rows and a last one of zeros.
 
-        array (FloatsXd): Of the layer's own shape or flat, on the CPU for a compact parameter.
+        array (Array): Of the layer's own shape or flat, on the CPU for a compact parameter.
         RETURNS (torch.Tensor): For a compact parameter `(rows + 1, nO)`, else of thinc's shape.
         """
         tensor = torch_view(array).reshape(self.array.shape)
@@ -66,12 +68,12 @@ class Parameter:
         kept = tensor.view(self.node.get_dim("nO"), -1)[:, torch.from_numpy(self.rows)].t()
         return torch.cat([kept, kept.new_zeros(1, kept.shape[1])])
 
-    def expand(self, compact: torch.Tensor, out: FloatsXd | None = None) -> FloatsXd:
+    def expand(self, compact: torch.Tensor, out: Array | None = None) -> Array:
         """thinc's form of one of ours; the buckets that are not kept are zero.
 
         compact (torch.Tensor): As `compact` returns it, or flat.
-        out (Optional[FloatsXd]): An array of thinc's to write into.
-        RETURNS (FloatsXd): An array of thinc's shape.
+        out (Optional[Array]): An array of thinc's to write into.
+        RETURNS (Array): An array of thinc's shape.
         """
         if self.rows is None:
             return torch2xp(compact.reshape(self.array.shape), ops=self.node.ops)
@@ -136,7 +138,7 @@ class Parameters:
         RETURNS (bool): True where the parameters must be made anew.
         """
         return any(
-            not numpy.isin(rows, self.by_key[key].rows, assume_unique=True).all()
+            len(numpy.setdiff1d(rows, _rows(self.by_key[key]), assume_unique=True)) > 0
             for key, rows in compact.items()
         )
 
@@ -149,6 +151,15 @@ class Parameters:
         """
         end = parameter.start + parameter.tensor.numel()
         return flat[parameter.start : end].view(parameter.tensor.shape)
+
+    def gradient(self, parameter: Parameter) -> torch.Tensor:
+        """The gradient of a parameter, collected since the last update.
+
+        parameter (Parameter): The parameter.
+        RETURNS (torch.Tensor): In its shape; a view of `gradients`.
+        """
+        assert parameter.tensor.grad is not None
+        return parameter.tensor.grad
 
     def __getitem__(self, key: Key) -> torch.Tensor:
         """The tensor of a parameter: what is trained, or what `using` puts in its place.
@@ -172,15 +183,16 @@ class Parameters:
         self.is_dirty = False
 
     @contextmanager
-    def using(self, params: dict[Key, FloatsXd]) -> Iterator[dict[Key, FloatsXd]]:
+    def using(self, params: dict[Key, Array]) -> Iterator[dict[Key, Array]]:
         """Compute with other values than the trained ones, averages say.
 
-        params (Dict[Key, FloatsXd]): Values in our form, by key.
-        YIELDS (Dict[Key, FloatsXd]): The same in thinc's form.
+        params (Dict[Key, Array]): Values in our form, by key.
+        YIELDS (Dict[Key, Array]): The same in thinc's form.
         """
         ours = {key: value for key, value in params.items() if key in self.by_key}
         self.replaced = {
-            key: torch_view(value).view(self.by_key[key].tensor.shape) for key, value in ours.items()
+            key: torch_view(value).view(self.by_key[key].tensor.shape)
+            for key, value in ours.items()
         }
         try:
             yield params | {
@@ -188,3 +200,8 @@ class Parameters:
             }
         finally:
             self.replaced = None
+
+
+def _rows(parameter: Parameter) -> numpy.ndarray:
+    assert parameter.rows is not None
+    return parameter.rows

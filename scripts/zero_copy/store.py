@@ -236,7 +236,9 @@ class _Packer:
         self.cats.append(self._cats(file, [docs.cats[number] for number in kept]))
         return len(kept)
 
-    def _types(self, orth: numpy.ndarray, norm: numpy.ndarray, space: numpy.ndarray):
+    def _types(
+        self, orth: numpy.ndarray, norm: numpy.ndarray, space: numpy.ndarray
+    ) -> numpy.ndarray:
         # Distinct rows by sorting three columns of integers: sorting rows is ten times slower.
         orths, orth_codes = numpy.unique(orth, return_inverse=True)
         norms, norm_codes = numpy.unique(norm, return_inverse=True)
@@ -332,6 +334,7 @@ def write(path: Path, info: PackedInfo, columns: dict[str, torch.Tensor]) -> Non
     try:
         try:
             save_file(columns, unfinished, metadata={"info": info.model_dump_json()})
+            unfinished.chmod(0o644)  # the library makes files that only their owner can read
         except SafetensorError as error:  # how the library reports an I/O error
             raise OSError(None, f"{path} can't be written: {error}") from error
         os.replace(unfinished, path)
@@ -400,7 +403,7 @@ def verify(path: Path) -> PackedInfo:
         and columns["text_offsets"][-1] == len(columns["type_texts"])
         and (numpy.diff(columns["doc_offsets"]) >= 0).all()
         and (numpy.diff(columns["text_offsets"]) >= 0).all()
-        and 0 <= columns["token_types"].min(initial=0)
+        and columns["token_types"].min(initial=0) >= 0
         and columns["token_types"].max(initial=0) < types
         and numpy.isin(columns["cats"], (0, 1, MISSING)).all()
     )
