@@ -117,7 +117,7 @@ def randomize(model: Model, seed: int = 0) -> None:
         for name in layer.param_names:
             if layer.has_param(name):
                 values = order.normal(0, 0.5, layer.get_param(name).shape).astype("f")
-                layer.set_param(name, values)
+                layer.set_param(name, layer.ops.asarray(values))
 
 
 def both(nlp, config, docs, batch: PackedBatch):
