@@ -24,6 +24,9 @@ def main(
     label_separator: Annotated[
         str | None, typer.Option(help="What separates several labels of a text")
     ] = None,
+    header: Annotated[
+        str, typer.Option(help="Columns of a .csv or .tsv without a header: label,title,text, say")
+    ] = "",
     lang: Annotated[str, typer.Option(help="Language of the texts")] = "en",
     dev_size: Annotated[float, typer.Option(help="Share to split off without --dev")] = 0.1,
     test_size: Annotated[float, typer.Option(help="Share to split off without --test")] = 0.1,
@@ -56,7 +59,12 @@ def main(
                 output,
                 dev=dev,
                 test=test,
-                columns=Columns(text_column or None, label_column or None, label_separator or None),
+                columns=Columns(
+                    text_column or None,
+                    label_column or None,
+                    label_separator or None,
+                    tuple(header.split(",")) if header else (),
+                ),
                 lang=lang,
                 dev_size=dev_size,
                 test_size=test_size,

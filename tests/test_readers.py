@@ -167,3 +167,14 @@ def test_find_split(tmp_path: Path) -> None:
 def test_file_ending() -> None:
     endings = [file_ending(Path(name)) for name in ("a.CSV", "a.b.jsonl.gz", "a.gz", "csv")]
     assert endings == [".csv", ".jsonl", None, None]
+
+
+def test_file_without_a_header(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text('3,Title,"a text, with a comma"\n1,Other,more\n', encoding="utf8")
+    columns = Columns(header=("label", "title", "text"))
+    rows = list(read_rows(path, columns))
+    assert [(row.line, row.text, row.labels) for row in rows] == [
+        (1, "a text, with a comma", ("3",)),
+        (2, "more", ("1",)),
+    ]

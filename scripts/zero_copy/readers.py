@@ -40,11 +40,14 @@ class Columns(NamedTuple):
     label (Optional[str]): Name of the column of labels; None to find it by itself.
     separator (Optional[str]): What stands between the labels of one text; None if every text has
         exactly one.
+    header (Tuple[str, ...]): Names of all columns of a .csv or .tsv file whose first line is a
+        text already; empty where the file has a header.
     """
 
     text: str | None = None
     label: str | None = None
     separator: str | None = None
+    header: tuple[str, ...] = ()
 
 
 DEFAULT_COLUMNS = Columns()
@@ -157,7 +160,7 @@ def _read_table(path: Path, file: TextIO, columns: Columns, ending: str) -> Iter
         strict=True,
     )
     rows = _numbered_rows(path, reader)
-    header = _header_row(path, rows)
+    header = list(columns.header) or _header_row(path, rows)
     if ending == ".tab":
         types, flags = _header_row(path, rows), _header_row(path, rows)
         default_text = _flagged(header, types, ("string", "text", "s"))
