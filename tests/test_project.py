@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,9 +43,11 @@ def project(tmp_path_factory) -> Path:
     text = (ROOT / "project.yml").read_text(encoding="utf8")
     (folder / "project.yml").write_text(text, encoding="utf8")
     config = folder / "configs" / "bow.cfg"
-    short = config.read_text(encoding="utf8").splitlines()
-    short = ["max_steps = 60" if line.startswith("max_steps") else line for line in short]
-    config.write_text("\n".join(short), encoding="utf8")
+    short = config.read_text(encoding="utf8")
+    quick = {"max_steps": 60, "eval_frequency": 20, "warmup_steps": 5, "initial_rate": 0.05}
+    for name, value in quick.items():
+        short = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", short)
+    config.write_text(short, encoding="utf8")
     order = numpy.random.default_rng(0)
     (folder / "assets" / "reviews").mkdir(parents=True)
     path = folder / "assets" / "reviews" / "train.csv"
