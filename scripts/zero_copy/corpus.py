@@ -26,6 +26,8 @@ USER_DATA_KEY = "zero_copy.batch"
 # Words that one packed example of the reader stands for. They bound the memory of an evaluation;
 # larger ones gain nothing on a CPU, whose caches they outgrow.
 WORDS_PER_EXAMPLE = {"cpu": 8_192, "cuda": 262_144}
+# An example with its two Docs takes some 10 KB, so a large corpus gets larger examples, not more.
+MOST_EXAMPLES = 1_000
 _resident: dict[tuple[Path, str], tuple[int, "ResidentCorpus"]] = {}
 
 
@@ -240,9 +242,8 @@ class Corpus:
                 "Raise max_length in [corpora], or set it to 0.",
             )
         ends = lengths[docs].cumsum()
-        cuts = numpy.arange(
-            WORDS_PER_EXAMPLE[device.type], ends[-1], WORDS_PER_EXAMPLE[device.type]
-        )
+        words = max(WORDS_PER_EXAMPLE[device.type], int(ends[-1]) // MOST_EXAMPLES)
+        cuts = numpy.arange(words, ends[-1], words)
         for run in numpy.split(docs, numpy.unique(numpy.searchsorted(ends, cuts))):
             if len(run):
                 yield PackedExample(PackedBatch(corpus, run), nlp.vocab)
