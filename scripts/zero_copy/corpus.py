@@ -140,6 +140,11 @@ class PackedBatch:
         return self.lengths.cumsum(0)
 
     @cached_property
+    def starts(self) -> torch.Tensor:
+        """Where each document starts among the tokens of the batch, int64, `(documents,)`."""
+        return self.ends - self.lengths
+
+    @cached_property
     def doc_of_token(self) -> torch.Tensor:
         """Position in the batch of each token's document, int64, `(tokens,)`."""
         positions = torch.arange(len(self), device=self.corpus.device)
@@ -149,7 +154,7 @@ class PackedBatch:
     @cached_property
     def tokens(self) -> torch.Tensor:
         """Position in the corpus of each token, int64, `(tokens,)`."""
-        shift = self.corpus.doc_offsets[self.numbers] - (self.ends - self.lengths)
+        shift = self.corpus.doc_offsets[self.numbers] - self.starts
         return torch.arange(self.words, device=self.corpus.device) + shift[self.doc_of_token]
 
     @cached_property

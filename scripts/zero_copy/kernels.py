@@ -14,53 +14,55 @@ from torch.autograd.function import Function
 class GatherSum(Function):
     """Rows of a table, gathered and summed: `table[keys].sum(1)`.
 
+    The gradient is added to `d_table` row by row. As autograd would have it, a dense gradient would
+    be filled with zeros and added to the parameter's at every step: for 20,000 rows of 96 that is
+    15 MB of memory traffic for the 200 KB that a batch of 500 types touches.
+
     table (Tensor): `(rows, width)`.
-    keys (Tensor): int32 or int64, `(items, keys)`.
+    keys (Tensor): int32, `(items, keys)`.
+    d_table (Tensor): Where the gradient of the table goes, `(rows, width)`.
     RETURNS (Tensor): `(items, width)`.
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, keys: Tensor) -> Tensor:
-        ctx.save_for_backward(keys)
-        ctx.shape = table.shape
+    def forward(ctx: Any, table: Tensor, keys: Tensor, d_table: Tensor) -> Tensor:
+        ctx.keys, ctx.d_table = keys, d_table
         return torch.nn.functional.embedding_bag(keys, table, mode="sum")
 
     @staticmethod
-    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor, None]:
-        (keys,) = ctx.saved_tensors
-        d_table = d_output.new_zeros(ctx.shape)
+    def backward(ctx: Any, d_output: Tensor) -> tuple[None, None, None]:
         # A key at a time: the gradient is not repeated in memory for every key.
-        for column in keys.unbind(1):
-            d_table.index_add_(0, column, d_output)
-        return d_table, None
+        for column in ctx.keys.unbind(1):
+            ctx.d_table.index_add_(0, column, d_output)
+        return None, None, None
 
 
 class SegmentGatherSum(Function):
-    """Rows of a table, summed over segments: what a bag of words is.
+    """Rows of a table, summed over segments of items: what a bag of words is.
 
     table (Tensor): `(rows, width)`; the last row is zeros and stays so.
-    keys (Tensor): int64, `(items, keys)`.
+    keys (Tensor): int32, `(items, keys)`, a segment after another.
+    starts (Tensor): First item of each segment, int64, `(segments,)`.
     segments (Tensor): Segment of each item, int64, `(items,)`.
-    count (int): Number of segments.
-    RETURNS (Tensor): `(count, width)`.
+    d_table (Tensor): Where the gradient of the table is added, `(rows, width)`.
+    RETURNS (Tensor): `(segments, width)`.
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, keys: Tensor, segments: Tensor, count: int) -> Tensor:
-        ctx.save_for_backward(keys, segments)
-        ctx.shape = table.shape
-        rows = torch.nn.functional.embedding_bag(keys, table, mode="sum")
-        return rows.new_zeros(count, table.shape[1]).index_add_(0, segments, rows)
+    def forward(
+        ctx: Any, table: Tensor, keys: Tensor, starts: Tensor, segments: Tensor, d_table: Tensor
+    ) -> Tensor:
+        ctx.keys, ctx.segments, ctx.d_table = keys, segments, d_table
+        offsets = (starts * keys.shape[1]).to(keys.dtype)
+        return torch.nn.functional.embedding_bag(keys.reshape(-1), table, offsets, mode="sum")
 
     @staticmethod
-    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor, None, None, None]:
-        keys, segments = ctx.saved_tensors
-        d_rows = d_output.index_select(0, segments)
-        d_table = d_output.new_zeros(ctx.shape)
-        for column in keys.unbind(1):
-            d_table.index_add_(0, column, d_rows)
-        d_table[-1] = 0.0
-        return d_table, None, None, None
+    def backward(ctx: Any, d_output: Tensor) -> tuple[None, None, None, None, None]:
+        d_rows = d_output.index_select(0, ctx.segments)
+        for column in ctx.keys.unbind(1):
+            ctx.d_table.index_add_(0, column, d_rows)
+        ctx.d_table[-1] = 0.0
+        return None, None, None, None, None
 
 
 class Maxout(Function):

@@ -114,7 +114,7 @@ def hashembed(model: Model, X: list[str], run: Run) -> Rows:
         return (HOST_OPS.hash(corpus.packed.attribute(attr), seed) % len(table)).astype("int32")
 
     keys = corpus.derived(("hashembed", attr, seed, len(table)), make)[run.batch.types[0]]
-    vectors = kernels.GatherSum.apply(table, keys)
+    vectors = kernels.GatherSum.apply(table, keys, run.gradient(model, "E"))
     # One mask of `(width,)` for the whole batch, as in thinc.
     rate = model.attrs.get("dropout_rate")
     if run.is_train and rate:
@@ -192,7 +192,7 @@ def reduce_max(model: Model, X: Rows, run: Run) -> Tensor:
 
 @lowers("thinc.layers.reduce_first.forward")
 def reduce_first(model: Model, X: Rows, run: Run) -> Tensor:
-    return _pick(run.tokens(X), run.batch.ends - run.batch.lengths, run)
+    return _pick(run.tokens(X), run.batch.starts, run)
 
 
 @lowers("thinc.layers.reduce_last.forward")
@@ -278,7 +278,8 @@ def sparse_linear(model: Model, X: Ngrams, run: Run) -> Tensor:
         buckets = bucket_rows(batch.corpus, X.attr, size, table)
         keys = buckets[batch.token_types if size == 1 else batch.tokens]
         scores = scores + kernels.SegmentGatherSum.apply(
-            run.parameter(model, "W"), keys, batch.doc_of_token, len(batch)
+            *(run.parameter(model, "W"), keys, batch.starts, batch.doc_of_token),
+            run.gradient(model, "W"),
         )
     return scores
 

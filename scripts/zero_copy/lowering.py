@@ -71,6 +71,15 @@ class Run:
         """
         return self.parameters[model.id, name]
 
+    def gradient(self, model: Model, name: str) -> Tensor:
+        """Where the gradient of a parameter is collected, for operations that add to it themselves.
+
+        model (Model): The layer.
+        name (str): Name of the parameter.
+        RETURNS (Tensor): In the shape of the parameter.
+        """
+        return self.parameters.gradient(self.parameters.by_key[model.id, name])
+
     def tokens(self, X: Rows) -> Tensor:
         """The rows of all tokens.
 
