@@ -1,7 +1,6 @@
 """Time to the first update and peak memory, on a corpus as it is and of a million texts."""
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,9 @@ from time import perf_counter
 import typer
 from wasabi import msg
 
-app = typer.Typer()
+HERE = Path(__file__).parent
 
 
-@app.command()
 def main(
     corpus: Path = typer.Argument(Path("corpus/20newsgroups"), help="Folder with train and dev"),
     small: Path = typer.Option(Path("corpus/r8"), help="Corpus to repeat"),
@@ -90,16 +88,17 @@ def repeat(corpus: Path, folder: Path, documents: int) -> Path:
 
 def measure(side: str, corpus: Path, config: str, steps: int) -> dict:
     """One case in a fresh process."""
-    command = [sys.executable, __file__, "worker", side, str(corpus), config, str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    call = f"worker({side!r}, {str(corpus.resolve())!r}, {config!r}, {steps})"
+    command = [sys.executable, "-c", f"from startup import worker; {call}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@app.command()
-def worker(side: str, corpus: Path, config: str, steps: int) -> None:
+def worker(side: str, folder: str, config: str, steps: int) -> None:
     """Train in this process, and print the figures as JSON."""
     from loop import SIDES, Training
 
+    corpus = Path(folder)
     imported = _peak_mb()
     start = perf_counter()
     training = Training(side, config, corpus)
@@ -125,8 +124,10 @@ def worker(side: str, corpus: Path, config: str, steps: int) -> None:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Unlike getrusage's, this peak does not begin with that of the process that started ours.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":
-    app()
+    typer.run(main)
