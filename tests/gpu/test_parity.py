@@ -5,10 +5,10 @@ from copy import deepcopy
 import numpy
 import pytest
 import torch
-from conftest import random_docs, save_docs
-from test_layers import ALL, LENGTHS, WITHOUT_EMPTY, both
 from thinc.api import Adam, prefer_gpu, to_numpy, use_ops
 
+from conftest import random_docs, save_docs
+from test_layers import ALL, LENGTHS, WITHOUT_EMPTY, both
 from zero_copy import store
 from zero_copy.corpus import PackedBatch, ResidentCorpus
 from zero_copy.training import why_no_gpu
