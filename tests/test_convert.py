@@ -465,6 +465,11 @@ def check_failure(
     assert len(list(output.iterdir())) == 3
 
 
+def hear_interrupts() -> None:
+    # A shell's background jobs, these tests perhaps among them, are started deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 @pytest.mark.parametrize(
     ("fault", "code", "part"), [("interrupt", 130, "Interrupted"), ("kill", 1, "has died")]
@@ -475,7 +480,7 @@ def test_interruption_and_dead_worker(
     output = tmp_path / "out"
     convert(good(tmp_path), output, processes=1)
     before = contents(output)
-    process = start(large, output, "--n-process", "2")
+    process = start(large, output, "--n-process", "2", before=hear_interrupts)
     workers = wait_for_workers(process)
     if fault == "interrupt":
         os.killpg(process.pid, signal.SIGINT)  # As the terminal does: the workers get it too.

@@ -226,6 +226,8 @@ def test_ctrl_c_leaves_pipelines_whole(corpus, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
+        # A shell's background jobs, these tests perhaps among them, are started deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "model-best" / "meta.json").exists() and time.monotonic() < deadline:
