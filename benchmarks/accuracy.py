@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
-from time import perf_counter
 
 import spacy
 import srsly
@@ -50,29 +49,26 @@ def main(
             f"{row['accuracy_sd']:.2%}",
             f"{row['macro_f']:.2%}",
             f"{row['dev_accuracy']:.2%}",
-            f"{row['seconds']:.0f}",
         ]
         for row in table
     ]
-    header = ["config", "side", "seeds", "test", "± sd", "macro F", "dev", "seconds"]
-    msg.table(rows, header=header, divider=True, aligns=["l", "l", *"rrrrrr"])
+    header = ["config", "side", "seeds", "test", "± sd", "macro F", "dev"]
+    msg.table(rows, header=header, divider=True, aligns=["l", "l", *"rrrrr"])
     save(f"accuracy-{corpus.name}", {"corpus": str(corpus), "summary": table, "runs": runs})
 
 
 def train(side: str, config: str, seed: int, corpus: Path, work: Path, gpu_id: str) -> dict:
     """Train one pipeline, and score it on the test set as `spacy evaluate` does.
 
-    RETURNS (dict): Its scores, the seconds of the whole `spacy train`, and what it was.
+    RETURNS (dict): Its scores, and what it was.
     """
     folder, _ = SIDES[side]
     output = work / f"{config}-{side}-{seed}"
     command = [sys.executable, str(ROOT / "scripts" / "train.py")]
     command += [str(ROOT / folder / f"{config}.cfg"), str(corpus), str(output)]
-    start = perf_counter()
     done = subprocess.run(
         [*command, "--seed", str(seed), "--gpu-id", gpu_id], capture_output=True, text=True
     )
-    seconds = perf_counter() - start
     if done.returncode:
         msg.fail(f"{config} {side} seed {seed} failed", done.stdout + done.stderr, exits=1)
     nlp = spacy.load(output / "model-best")
@@ -84,7 +80,6 @@ def train(side: str, config: str, seed: int, corpus: Path, work: Path, gpu_id: s
         "test_micro_f": scores["cats_micro_f"],
         "test_macro_f": scores["cats_macro_f"],
         "dev_micro_f": nlp.meta["performance"]["cats_micro_f"],
-        "seconds": seconds,
     }
 
 
@@ -102,7 +97,6 @@ def summarize(runs: list[dict], config: str, side: str) -> dict | None:
         "accuracy_sd": stdev(accuracies) if len(chosen) > 1 else 0.0,
         "macro_f": mean(run["test_macro_f"] for run in chosen),
         "dev_accuracy": mean(run["dev_micro_f"] for run in chosen),
-        "seconds": mean(run["seconds"] for run in chosen),
     }
 
 
