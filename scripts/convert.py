@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from wasabi import msg
 
 from zero_copy.convert import Statistics, convert
@@ -41,16 +48,17 @@ def main(
     bar = Progress(
         TextColumn("Tokenizing"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("texts, {task.fields[speed]:,.0f} words/s"),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[texts]:,} texts, {task.fields[speed]:,.0f} words/s"),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
-    task = bar.add_task("", speed=0)
+    task = bar.add_task("", total=1, texts=0, speed=0)
 
-    def report(done: int, total: int, words: int) -> None:
+    def report(share: float, texts: int, words: int) -> None:
         bar.start()  # Not before the processes have started: forking goes ill with threads.
         speed = words / max(bar.tasks[0].elapsed or 0, 0.001)
-        bar.update(task, completed=done, total=total, speed=speed)
+        bar.update(task, completed=share, texts=texts, speed=speed)
 
     with exit_on_error():
         try:

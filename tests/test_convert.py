@@ -28,11 +28,11 @@ from typer.testing import CliRunner
 import convert as command
 import zero_copy.convert
 from zero_copy import tokenizing
-from zero_copy.convert import SPLITS, convert
-from zero_copy.docbins import SplitWriter, write_docbin
+from zero_copy.convert import SPLITS, convert, encode_categories
+from zero_copy.docbins import SplitWriter, finish_docbin, start_docbin
 from zero_copy.readers import Columns
 from zero_copy.splitting import BlockSampler, Splitter
-from zero_copy.tokenizing import Chunk, Encoder
+from zero_copy.tokenizing import Encoder
 
 SCRIPT = Path(command.__file__)
 Texts = list[tuple[str, str]]
@@ -88,10 +88,10 @@ def test_documents_are_what_spacy_makes(
     extra = ["  two  spaces\n", "naïve 😀 (it's $5.50!) http://a.b/c?d", "NOUN ORTH", "a\tb "]
     texts = [text for text, _ in make_texts(60)] + extra
     labels = [("a",), ("b",), ("a", "b"), ()] * (len(texts) // 4)
-    encoder = Encoder("en", ("a", "b"))
-    chunks = [Chunk("train", texts[i : i + 10], labels[i : i + 10]) for i in range(0, 64, 10)]
+    encoder = Encoder("en")
     path = tmp_path / "train.spacy"
-    write_docbin(path, [encoder.encode(chunk) for chunk in chunks])
+    docbin = start_docbin(path, [encoder.encode(texts[i : i + 10]) for i in range(0, 64, 10)])
+    finish_docbin(docbin, [encode_categories(chosen, ("a", "b")) for chosen in labels])
 
     nlp = spacy.blank("en")
     expected = DocBin(attrs=["ORTH", "NORM"], store_user_data=False)
@@ -117,22 +117,24 @@ def test_documents_are_what_spacy_makes(
 
 @pytest.mark.parametrize("documents", [1, 2, 4, 7])
 def test_large_splits_are_folders_that_spacy_reads(documents: int, tmp_path: Path) -> None:
-    encoder = Encoder("en", ("a", "b"))
+    encoder = Encoder("en")
     texts = [f"text {number}" for number in range(documents)]
     writer = SplitWriter(tmp_path / "train.spacy", most_documents=2, most_words=1000)
-    for text in texts:
-        writer.add(encoder.encode(Chunk("train", [text], [("a",)])))
-    writer.close()
+    for number, text in enumerate(texts):
+        writer.add(encoder.encode([text]), [number % 2])
+    writer.close([encode_categories((label,), ("a", "b")) for label in ("b", "a")])
     assert (tmp_path / "train.spacy").is_dir() == (documents > 2)
-    assert [doc.text for doc in read_docs(tmp_path / "train.spacy")] == texts
+    docs = read_docs(tmp_path / "train.spacy")
+    assert [doc.text for doc in docs] == texts
+    assert [doc.cats["a"] for doc in docs] == [number % 2 for number in range(documents)]
 
 
 def test_files_are_bounded_by_words_too(tmp_path: Path) -> None:
-    encoder = Encoder("en", ("a", "b"))
+    encoder = Encoder("en")
     writer = SplitWriter(tmp_path / "train.spacy", most_documents=100, most_words=5)
     for _ in range(3):
-        writer.add(encoder.encode(Chunk("train", ["four words in here"], [("a",)])))
-    writer.close()
+        writer.add(encoder.encode(["four words in here"]), [0])
+    writer.close([encode_categories(("a",), ("a", "b"))])
     assert len(list((tmp_path / "train.spacy").iterdir())) == 3
 
 
@@ -142,7 +144,7 @@ def test_splits_and_statistics(tmp_path: Path) -> None:
     texts[7:7] = [(" \n", "rare"), ("", "never seen")]
     source = write_csv(tmp_path / "train.csv", texts)
     test = write_csv(tmp_path / "held.csv", [*make_texts(20, seed=1), texts[0], texts[1]])
-    seen: list[tuple[int, int, int]] = []
+    seen: list[tuple[float, int, int]] = []
     found = convert(
         source, tmp_path / "out", test=test, processes=1, report=lambda *new: seen.append(new)
     )
@@ -163,7 +165,8 @@ def test_splits_and_statistics(tmp_path: Path) -> None:
         written = read_docs(tmp_path / f"out/{split}.spacy")
         assert found.splits[split].words == sum(map(len, written))
         assert all(list(doc.cats) == ["common", "rare", "usual"] for doc in written)
-    assert seen[-1] == (322, 322, sum(split.words for split in found.splits.values()))
+    assert seen == sorted(seen)
+    assert seen[-1] == (1, 322, sum(split.words for split in found.splits.values()))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "dev.spacy",
         "test.spacy",

@@ -8,22 +8,31 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy
+import srsly
 
 from zero_copy.docbins import SplitWriter
 from zero_copy.errors import UserError
 from zero_copy.files import publish, staging
-from zero_copy.readers import DEFAULT_COLUMNS, ENDINGS, Columns, Row, find_split, read_rows
+from zero_copy.readers import (
+    DEFAULT_COLUMNS,
+    ENDINGS,
+    Columns,
+    count_lines,
+    find_split,
+    read_rows,
+)
 from zero_copy.splitting import Splitter
 from zero_copy.tokenizing import Chunk, tokenize
 
 SPLITS = ("train", "dev", "test")
 # Small enough that all processes have work in a small corpus, large enough to hide its costs.
-CHUNK_TEXTS = 1_000
-CHUNK_CHARACTERS = 500_000
+CHUNK_TEXTS = 2_000
+CHUNK_CHARACTERS = 1_000_000
 
-Report = Callable[[int, int, int], None]
+Report = Callable[[float, int, int], None]
 
 
 @dataclass
@@ -62,22 +71,19 @@ class Statistics:
     seconds: float = 0.0
 
 
-@dataclass
-class Survey:
-    """What a first look at a file finds, which is all that must be known beforehand.
+class Text(NamedTuple):
+    """A labelled text on its way to a split.
 
-    labels (Counter): How many texts have each label.
-    first_lines (Dict[str, int]): The line of the first text that has the label.
-    texts (int): How many texts there are.
-    unlabelled (int): How many of them have no label.
-    empty (int): How many more texts hold nothing but white space.
+    split (str): The split.
+    text (str): The text, not empty.
+    labels (Tuple[str, ...]): Its labels, sorted.
+    lines (int): How many lines of all files had been read before it.
     """
 
-    labels: Counter[str] = field(default_factory=Counter)
-    first_lines: dict[str, int] = field(default_factory=dict)
-    texts: int = 0
-    unlabelled: int = 0
-    empty: int = 0
+    split: str
+    text: str
+    labels: tuple[str, ...]
+    lines: int
 
 
 def convert(
@@ -109,8 +115,8 @@ def convert(
     test_size (float): The share to split off for testing, between 0 and 0.5.
     seed (int): What the splits depend on.
     processes (int): How many processes tokenize; -1 is one for every core.
-    report (Optional[Callable]): Called now and then with the number of texts done, the number of
-        all texts and the number of words done.
+    report (Optional[Callable]): Called now and then with the share of the files that is done,
+        from 0 to 1, the number of texts and the number of words.
     RETURNS (Statistics): What was found.
     RAISES (UserError): If something is wrong with a file or a setting.
     RAISES (OSError): If the output cannot be written.
@@ -119,34 +125,36 @@ def convert(
     sources = find_sources(source, dev, test)
     sizes = check_sizes({"dev": dev_size, "test": test_size}, sources)
     processes = check_processes(processes, sources)
-    surveys = {split: survey(path, columns) for split, path in sources.items()}
-    labels = check_labels(sources, surveys)
+    all_lines = sum(map(count_lines, sources.values())) if report is not None else 0
     statistics = Statistics(
-        labels=labels,
+        labels=(),
         splits={split: SplitStatistics() for split in SPLITS},
         split_off=tuple(sizes),
-        empty=sum(found.empty for found in surveys.values()),
+        empty=0,
     )
-    total = sum(found.texts for found in surveys.values())
     hashes = {split: array("q") for split in SPLITS}
-    rows = split_rows(sources, columns, Splitter(sizes, seed))
-    chunks = make_chunks(count_rows(rows, statistics, hashes))
+    combinations: dict[tuple[str, ...], int] = {}
+    texts = read_texts(sources, columns, Splitter(sizes, seed), statistics)
+    chunks = make_chunks(count_texts(texts, statistics, hashes), combinations)
     with staging(output) as folder:
         writers = {split: SplitWriter(folder / f"{split}.spacy") for split in SPLITS}
-        done = words = 0
-        with closing(tokenize(chunks, lang, labels, processes)) as encoded:
-            for split, docs in encoded:
+        documents = words = 0
+        with closing(tokenize(chunks, lang, processes)) as encoded:
+            for chunk, docs in encoded:
                 with _telling_where(output):
-                    writers[split].add(docs)
-                statistics.splits[split].words += docs.words
-                done, words = done + docs.documents, words + docs.words
+                    writers[chunk.split].add(docs, chunk.combinations)
+                statistics.splits[chunk.split].words += docs.words
+                documents, words = documents + docs.documents, words + docs.words
                 if report is not None:
-                    report(done, total, words)
+                    report(chunk.lines / all_lines, documents, words)
         check_splits(statistics, sources)
+        categories = [encode_categories(labels, statistics.labels) for labels in combinations]
         with _telling_where(output):
             for writer in writers.values():
-                writer.close()
+                writer.close(categories)
             publish(folder, output)
+    if report is not None:
+        report(1.0, documents, words)
     count_repeated(statistics, hashes)
     statistics.seconds = perf_counter() - start
     return statistics
@@ -212,122 +220,140 @@ def check_processes(processes: int, sources: dict[str, Path]) -> int:
     return max(1, min(processes, characters // CHUNK_CHARACTERS))
 
 
-def survey(path: Path, columns: Columns) -> Survey:
-    """Look through a file once, keeping nothing but what its labels are.
+def read_texts(
+    sources: dict[str, Path], columns: Columns, splitter: Splitter, statistics: Statistics
+) -> Iterator[Text]:
+    """Read all texts, each with the split it goes to, and check their labels.
 
-    path (Path): The file.
+    sources (Dict[str, Path]): The files, that of "train" first.
     columns (Columns): Where the texts and labels stand.
-    RETURNS (Survey): What was found.
-    RAISES (UserError): If something is wrong with the file, or it holds no text.
+    splitter (Splitter): Splits the missing splits off the training texts.
+    statistics (Statistics): Where to note the labels, once all training texts have been read, and
+        how many texts are empty.
+    YIELDS (Text): The texts; empty ones are left out.
+    RAISES (UserError): If something is wrong with a file, if there is nothing to tell apart, or
+        if another split has a label that the training texts have not.
     """
-    found = Survey()
-    for row in read_rows(path, columns):
-        if is_empty(row):
-            found.empty += 1
-            continue
-        found.texts += 1
-        found.unlabelled += not row.labels
-        found.labels.update(row.labels)
-        for label in row.labels:
-            found.first_lines.setdefault(label, row.line)
-    if not found.texts:
-        what = "Every text is empty" if found.empty else "It has a header, but no row follows"
-        raise UserError(f"{path} holds no texts", f"{what}. Check that it is the right file.")
-    return found
+    lines_before = 0
+    for source, path in sources.items():
+        texts = empty = unlabelled = line = 0
+        for line, text, labels in read_rows(path, columns):
+            if is_empty(text):
+                empty += 1
+                continue
+            texts += 1
+            unlabelled += not labels
+            if source == "train":
+                split = splitter.assign(labels)
+            else:
+                split = source
+                check_known(path, line, labels, statistics.labels)
+            yield Text(split, text, labels, lines_before + line)
+        lines_before += line
+        statistics.empty += empty
+        if not texts:
+            what = "Every text is empty" if empty else "It has a header, but no row follows"
+            raise UserError(f"{path} holds no texts", f"{what}. Check that it is the right file.")
+        if source == "train":
+            found = set[str]().union(*(split.labels for split in statistics.splits.values()))
+            statistics.labels = tuple(sorted(found))
+            check_labels(path, statistics.labels, unlabelled)
 
 
-def check_labels(sources: dict[str, Path], surveys: dict[str, Survey]) -> tuple[str, ...]:
-    """Decide what the labels are.
+def check_labels(path: Path, labels: tuple[str, ...], unlabelled: int) -> None:
+    """Make sure that there is something to tell apart.
 
-    sources (Dict[str, Path]): The file of each split.
-    surveys (Dict[str, Survey]): What was found in each.
-    RETURNS (Tuple[str, ...]): The labels of the training texts, sorted.
-    RAISES (UserError): If there is nothing to tell apart, or if another split has a label that
-        the training texts have not.
+    path (Path): The file of the training texts.
+    labels (Tuple[str, ...]): Their labels.
+    unlabelled (int): How many of them have none.
+    RAISES (UserError): If all texts are alike.
     """
-    train = surveys["train"]
-    labels = tuple(sorted(train.labels))
     if not labels:
-        raise UserError(f"No text in {sources['train']} has a label", "Choose another column.")
-    if len(labels) == 1 and not train.unlabelled:
+        raise UserError(f"No text in {path} has a label", "Choose another column.")
+    if len(labels) == 1 and not unlabelled:
         raise UserError(
-            f"Every text in {sources['train']} has the same label, '{labels[0]}'",
+            f"Every text in {path} has the same label, '{labels[0]}'",
             "A classifier needs at least two. Choose another column with --label-column, or add "
             "texts with other labels.",
         )
-    for split, found in surveys.items():
-        for label, line in found.first_lines.items():
-            if label not in train.labels:
-                raise UserError(
-                    f"{sources[split]}, line {line}: no training text has the label '{label}'",
-                    "Correct its spelling, add training texts that have it, or remove the "
-                    f"{found.labels[label]} row(s) that have it.",
-                )
-    return labels
 
 
-def split_rows(
-    sources: dict[str, Path], columns: Columns, splitter: Splitter
-) -> Iterator[tuple[str, Row]]:
-    """Read all texts, each with the split it goes to.
+def check_known(path: Path, line: int, labels: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """Make sure that a text has no label which a classifier cannot learn.
 
-    sources (Dict[str, Path]): The files.
-    columns (Columns): Where the texts and labels stand.
-    splitter (Splitter): Splits the missing splits off the training texts.
-    YIELDS (Tuple[str, Row]): The split and the text; empty ones are left out.
-    RAISES (UserError): If something is wrong with a file.
+    path (Path): The file of the text.
+    line (int): Where it stands.
+    labels (Tuple[str, ...]): Its labels.
+    known (Tuple[str, ...]): The labels of the training texts.
+    RAISES (UserError): If it has another one.
     """
-    for split, path in sources.items():
-        for row in read_rows(path, columns):
-            if not is_empty(row):
-                yield splitter.assign(row.labels) if split == "train" else split, row
+    for label in labels:
+        if label not in known:
+            raise UserError(
+                f"{path}, line {line}: no training text has the label '{label}'",
+                "Correct its spelling, add training texts that have it, or remove the rows that "
+                "have it.",
+            )
 
 
-def is_empty(row: Row) -> bool:
+def encode_categories(labels: tuple[str, ...], all_labels: tuple[str, ...]) -> bytes:
+    """Encode the `cats` of documents as a DocBin does.
+
+    labels (Tuple[str, ...]): The labels that they have.
+    all_labels (Tuple[str, ...]): All labels, in the order of `doc.cats`.
+    RETURNS (bytes): The categories as msgpack.
+    """
+    return bytes(srsly.msgpack_dumps({label: float(label in labels) for label in all_labels}))
+
+
+def is_empty(text: str) -> bool:
     """Tell whether a text has no words.
 
-    row (Row): The text.
+    text (str): The text.
     RETURNS (bool): Whether it is empty or nothing but white space.
     """
-    return not row.text or row.text.isspace()
+    return not text or text.isspace()
 
 
-def count_rows(
-    rows: Iterator[tuple[str, Row]], statistics: Statistics, hashes: dict[str, "array[int]"]
-) -> Iterator[tuple[str, Row]]:
+def count_texts(
+    texts: Iterator[Text], statistics: Statistics, hashes: dict[str, "array[int]"]
+) -> Iterator[Text]:
     """Count texts while they pass by.
 
-    rows (Iterator[Tuple[str, Row]]): The texts and their splits.
+    texts (Iterator[Text]): The texts.
     statistics (Statistics): Where to count them.
     hashes (Dict[str, array]): Where to note a hash of each text, eight bytes.
-    YIELDS (Tuple[str, Row]): The same.
+    YIELDS (Text): The same.
     """
-    for split, row in rows:
-        counted = statistics.splits[split]
+    for text in texts:
+        counted = statistics.splits[text.split]
         counted.documents += 1
-        counted.labels.update(row.labels)
-        hashes[split].append(hash(row.text))
-        yield split, row
+        counted.labels.update(text.labels)
+        hashes[text.split].append(hash(text.text))
+        yield text
 
 
-def make_chunks(rows: Iterator[tuple[str, Row]]) -> Iterator[Chunk]:
+def make_chunks(texts: Iterator[Text], combinations: dict[tuple[str, ...], int]) -> Iterator[Chunk]:
     """Gather texts of the same split into units of work.
 
-    rows (Iterator[Tuple[str, Row]]): The texts and their splits.
+    texts (Iterator[Text]): The texts.
+    combinations (Dict[Tuple[str, ...], int]): Where to number the combinations of labels.
     YIELDS (Chunk): The chunks; those of one split are in the order of the texts.
     """
-    chunks = {split: Chunk(split, [], []) for split in SPLITS}
+    gathered: dict[str, list[str]] = {split: [] for split in SPLITS}
+    numbers = {split: array("I") for split in SPLITS}
     characters = Counter[str]()
-    for split, row in rows:
-        chunk = chunks[split]
-        chunk.texts.append(row.text)
-        chunk.labels.append(row.labels)
-        characters[split] += len(row.text)
-        if len(chunk.texts) == CHUNK_TEXTS or characters[split] >= CHUNK_CHARACTERS:
-            yield chunk
-            chunks[split] = Chunk(split, [], [])
-            characters[split] = 0
-    yield from (chunk for chunk in chunks.values() if chunk.texts)
+    lines = 0
+    for split, text, labels, lines in texts:
+        gathered[split].append(text)
+        numbers[split].append(combinations.setdefault(labels, len(combinations)))
+        characters[split] += len(text)
+        if len(gathered[split]) == CHUNK_TEXTS or characters[split] >= CHUNK_CHARACTERS:
+            yield Chunk(split, gathered[split], numbers[split], lines)
+            gathered[split], numbers[split], characters[split] = [], array("I"), 0
+    for split in SPLITS:
+        if gathered[split]:
+            yield Chunk(split, gathered[split], numbers[split], lines)
 
 
 def check_splits(statistics: Statistics, sources: dict[str, Path]) -> None:

@@ -7,9 +7,11 @@ the file neither decompresses nor compresses what the pieces hold.
 
 import struct
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import srsly
 from spacy.attrs import NORM, ORTH
@@ -18,7 +20,8 @@ from spacy.tokens import DocBin
 ATTRIBUTES = (ORTH, NORM)
 _ARRAY, _BYTES = 0xDD, 0xC6  # msgpack's types with a length of 32 bits
 _BYTE_FIELDS = ("tokens", "spaces", "lengths")
-_LIST_FIELDS = ("cats", "flags", "span_groups")
+_LIST_FIELDS = ("flags", "span_groups")
+_LAST_FIELD = "cats"
 _ADLER_BASE = 65521
 
 
@@ -41,7 +44,7 @@ class EncodedDocs(NamedTuple):
     documents (int): How many documents these are.
     words (int): How many words they have together.
     strings (List[str]): The distinct strings of their words and norms.
-    fields (Dict[str, Piece]): The contents of each field of the file, in all their parts.
+    fields (Dict[str, Piece]): The contents of each field of the file but the categories.
     """
 
     documents: int
@@ -62,21 +65,53 @@ def deflate(content: bytes) -> Piece:
     return Piece(deflated, len(content), zlib.adler32(content))
 
 
-def write_docbin(path: Path, chunks: Sequence[EncodedDocs]) -> None:
-    """Write chunks of documents as one file, which spaCy's DocBin reads.
+@dataclass
+class OpenDocBin:
+    """A DocBin file that lacks its last field, the categories, which are known last of all.
+
+    path (Path): The file.
+    documents (int): How many documents it holds.
+    checksum (int): Adler-32 of what stands in it.
+    """
+
+    path: Path
+    documents: int
+    checksum: int
+
+
+def start_docbin(path: Path, chunks: Sequence[EncodedDocs]) -> OpenDocBin:
+    """Write chunks of documents as one file that lacks nothing but their categories.
 
     path (Path): The file to write.
     chunks (Sequence[EncodedDocs]): The documents, in their order.
+    RETURNS (OpenDocBin): The file, to be finished.
     RAISES (OSError): If the file cannot be written.
     """
-    checksum = 1
     with path.open("wb") as file:
         file.write(zlib.compress(b"")[:2])
-        for piece in _pieces(chunks):
-            file.write(piece.deflated)
-            checksum = _join_checksums(checksum, piece)
+        checksum = _write_pieces(file, 1, _pieces(chunks))
+    return OpenDocBin(path, sum(chunk.documents for chunk in chunks), checksum)
+
+
+def finish_docbin(docbin: OpenDocBin, categories: Iterable[bytes]) -> None:
+    """Append the categories, after which spaCy's DocBin reads the file.
+
+    docbin (OpenDocBin): The file.
+    categories (Iterable[bytes]): The `cats` of each document, as msgpack.
+    RAISES (OSError): If the file cannot be written.
+    """
+    header = _field_header(_LAST_FIELD, _ARRAY, docbin.documents)
+    with docbin.path.open("ab") as file:
+        checksum = _write_pieces(file, docbin.checksum, [header, deflate(b"".join(categories))])
         last = zlib.compressobj(wbits=-zlib.MAX_WBITS).flush()
         file.write(last + struct.pack(">I", checksum))
+
+
+def _write_pieces(file: BinaryIO, checksum: int, pieces: Iterable[Piece]) -> int:
+    for piece in pieces:
+        file.write(piece.deflated)
+        checksum = _join_checksums(checksum, piece)
+    return checksum
 
 
 def _pieces(chunks: Sequence[EncodedDocs]) -> Iterator[Piece]:
@@ -86,7 +121,8 @@ def _pieces(chunks: Sequence[EncodedDocs]) -> Iterator[Piece]:
         "attrs": list(ATTRIBUTES),
         "strings": sorted(set().union(*(chunk.strings for chunk in chunks))),
     }
-    yield deflate(bytes([0x80 + len(simple) + len(_BYTE_FIELDS) + len(_LIST_FIELDS)]))
+    fields = len(simple) + len(_BYTE_FIELDS) + len(_LIST_FIELDS) + 1
+    yield deflate(bytes([0x80 + fields]))
     for name, content in simple.items():
         yield deflate(srsly.msgpack_dumps(name) + srsly.msgpack_dumps(content))
     for name in _BYTE_FIELDS:
@@ -115,7 +151,9 @@ class SplitWriter:
     """Writes a split: one file, or a folder of files once it outgrows one.
 
     A single DocBin has to fit into memory when it is read, so a large split is a folder of them,
-    which spaCy reads the same way. Where one ends depends on the documents alone.
+    which spaCy reads the same way. Where one ends depends on the documents alone. A document's
+    categories name every label, and those are known at the end: until then only the number of its
+    combination of labels is kept, 4 bytes a document.
 
     path (Path): The file or folder to write; neither may exist.
     most_documents (int): How many documents a file may hold.
@@ -129,12 +167,14 @@ class SplitWriter:
         self._most_documents = most_documents
         self._most_words = most_words
         self._chunks: list[EncodedDocs] = []
-        self._files = 0
+        self._combinations = array("I")
+        self._parts: list[OpenDocBin] = []
 
-    def add(self, chunk: EncodedDocs) -> None:
+    def add(self, chunk: EncodedDocs, combinations: Sequence[int]) -> None:
         """Append documents, writing the file that they no longer fit into.
 
         chunk (EncodedDocs): The documents.
+        combinations (Sequence[int]): The number of each document's combination of labels.
         RAISES (OSError): If a file cannot be written.
         """
         held = [*self._chunks, chunk]
@@ -143,36 +183,41 @@ class SplitWriter:
         if self._chunks and (too_many or too_long):
             self._write_part()
         self._chunks.append(chunk)
+        self._combinations.extend(combinations)
 
-    def close(self) -> None:
+    def close(self, categories: Sequence[bytes]) -> None:
         """Write what is left.
 
+        categories (Sequence[bytes]): The `cats` of each combination of labels, as msgpack.
         RAISES (OSError): If a file cannot be written.
         """
-        if self._files:
+        if self._parts:
             self._write_part()
         else:
-            write_docbin(self._path, self._chunks)
+            self._parts.append(start_docbin(self._path, self._chunks))
+        start = 0
+        for part in self._parts:
+            end = start + part.documents
+            finish_docbin(part, (categories[number] for number in self._combinations[start:end]))
+            start = end
 
     def _write_part(self) -> None:
         self._path.mkdir(exist_ok=True)
-        write_docbin(self._path / f"{self._files:05}.spacy", self._chunks)
-        self._files += 1
+        path = self._path / f"{len(self._parts):05}.spacy"
+        self._parts.append(start_docbin(path, self._chunks))
         self._chunks = []
 
 
-def encode_lists(flags: Iterable[bool], categories: Iterable[bytes]) -> dict[str, Piece]:
-    """Encode the fields of a DocBin that have an item for every document.
+def encode_flags(flags: Iterable[bool]) -> dict[str, Piece]:
+    """Encode the fields of a DocBin that say little about each document.
 
     flags (Iterable[bool]): Whether it is unknown where the document's words have spaces.
-    categories (Iterable[bytes]): The document's `cats`, as msgpack.
     RETURNS (Dict[str, Piece]): The fields.
     """
     spaces_unknown = [srsly.msgpack_dumps({"has_unknown_spaces": flag}) for flag in (False, True)]
     flag_bytes = [spaces_unknown[flag] for flag in flags]
     no_spans = srsly.msgpack_dumps(srsly.msgpack_dumps([]))
     return {
-        "cats": deflate(b"".join(categories)),
         "flags": deflate(b"".join(flag_bytes)),
         "span_groups": deflate(no_spans * len(flag_bytes)),
     }

@@ -62,23 +62,29 @@ def read_rows(path: Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Row]:
     RAISES (UserError): Where the file is missing, has another ending, is not UTF-8, is malformed,
         or lacks a column, a text or a label.
     """
-    ending = file_ending(path)
-    if ending is None:
-        raise UserError(
-            f"Cannot tell the format of {path} by its ending",
-            f"The endings known are {', '.join(ENDINGS)}, each also followed by .gz.",
-        )
+    ending = _check_file(path)
     if columns.separator == "":
         raise UserError(
             "The label separator is empty", "Give one character, such as ';', or leave it out."
         )
-    if not path.is_file():
-        raise UserError(f"There is no file {path}", "Check the path.")
     with _reading(path) as file:
         if ending == ".jsonl":
             yield from _read_json_lines(path, file, columns)
         else:
             yield from _read_table(path, file, columns, ending)
+
+
+def count_lines(path: Path) -> int:
+    """Count the lines of a file, which takes a small part of the time of reading its rows.
+
+    path (Path): A .tab, .csv, .tsv or .jsonl file, optionally followed by .gz.
+    RETURNS (int): How many lines it has, at least 1.
+    RAISES (UserError): Where the file is missing, has another ending, or is not a whole gzip file.
+    """
+    _check_file(path)
+    with _unzipping(path), _open(path) as file:
+        blocks = iter(lambda: file.read(1 << 20), b"")
+        return 1 + sum(block.count(b"\n") for block in blocks)
 
 
 def file_ending(path: Path) -> str | None:
@@ -112,6 +118,18 @@ def find_split(folder: Path, split: str) -> Path | None:
     return found[0] if found else None
 
 
+def _check_file(path: Path) -> str:
+    ending = file_ending(path)
+    if ending is None:
+        raise UserError(
+            f"Cannot tell the format of {path} by its ending",
+            f"The endings known are {', '.join(ENDINGS)}, each also followed by .gz.",
+        )
+    if not path.is_file():
+        raise UserError(f"There is no file {path}", "Check the path.")
+    return ending
+
+
 def _open(path: Path) -> BinaryIO:
     compressed = path.name.lower().endswith(".gz")
     return cast(BinaryIO, gzip.open(path) if compressed else path.open("rb"))
@@ -122,10 +140,21 @@ def _reading(path: Path) -> Iterator[TextIO]:
     """Open a text file, and say in one message what is wrong with its bytes."""
     try:
         # Line ends stay as they are, so that those inside quoted texts are kept.
-        with _open(path) as binary, TextIOWrapper(binary, "utf-8-sig", newline="") as file:
+        with (
+            _unzipping(path),
+            _open(path) as binary,
+            TextIOWrapper(binary, "utf-8-sig", newline="") as file,
+        ):
             yield file
     except UnicodeDecodeError as error:
         raise _undecodable(path) from error
+
+
+@contextmanager
+def _unzipping(path: Path) -> Iterator[None]:
+    """Say in one message that a file was cut off or is none of gzip's."""
+    try:
+        yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
             f"{path} is not a whole gzip file", f"{error}. Make or copy it again."

@@ -2,26 +2,27 @@
 
 import gc
 import signal
+from array import array
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
 from multiprocessing import get_context
 from sys import platform
 from typing import NamedTuple
 
 import numpy
 import spacy
-import srsly
 from spacy.attrs import NORM, ORTH, SPACY
 from spacy.language import Language
 from spacy.tokenizer import Tokenizer
 
-from zero_copy.docbins import EncodedDocs, deflate, encode_lists
+from zero_copy.docbins import EncodedDocs, deflate, encode_flags
 from zero_copy.errors import UserError
 from zero_copy.files import uninterrupted
 
+# Chunks read ahead for each process, which it works on while a file is written.
+CHUNKS_AHEAD = 8
 # Different words that a process remembers, in some 150 MB. It forgets the rest after each chunk.
 REMEMBERED_WORDS = 200_000
 # A forgotten word still leaves some 50 bytes in spaCy's hash tables: after so many, start afresh.
@@ -33,42 +34,41 @@ class Chunk(NamedTuple):
     """Consecutive texts of one split, the unit of work.
 
     split (str): The split they go to.
-    texts (List[str]): The texts.
-    labels (List[Tuple[str, ...]]): The labels of each text.
+    texts (List[str]): The texts, none of them empty.
+    combinations (array): The number of each text's combination of labels.
+    lines (int): How many lines of the files had been read when it was complete.
     """
 
     split: str
     texts: list[str]
-    labels: list[tuple[str, ...]]
+    combinations: "array[int]"
+    lines: int
 
 
 class Encoder:
     """Turns texts into what stands for them in a DocBin file.
 
     lang (str): The language, as in `spacy.blank`.
-    all_labels (Tuple[str, ...]): All labels, in the order of `doc.cats`.
     RAISES (ImportError): If spaCy does not know the language, or lacks its tokenizer's package.
     """
 
-    def __init__(self, lang: str, all_labels: tuple[str, ...]) -> None:
+    def __init__(self, lang: str) -> None:
         self.lang = lang
-        self.all_labels = all_labels
         self._nlp = self._make_tokenizer()
-        self._categories = lru_cache(maxsize=1000)(self._encode_categories)
 
-    def encode(self, chunk: Chunk) -> EncodedDocs:
+    def encode(self, texts: list[str]) -> EncodedDocs:
         """Tokenize and encode texts.
 
-        chunk (Chunk): The texts, none of them empty, with their labels.
+        texts (List[str]): The texts, none of them empty.
         RETURNS (EncodedDocs): The documents.
         """
         if len(self._nlp.vocab) > REMEMBERED_WORDS + FORGOTTEN_WORDS:
             self._nlp = self._make_tokenizer()
         # The tokenizer's cache grows only outside of a memory zone, and vocabularies only grow.
         if len(self._nlp.vocab) < REMEMBERED_WORDS:
-            return self._encode(chunk)
+            return self._encode(texts)
         with self._nlp.memory_zone():
-            return self._encode(chunk)
+            return self._encode(texts)
 
     def _make_tokenizer(self) -> Language:
         nlp = spacy.blank(self.lang)
@@ -82,9 +82,9 @@ class Encoder:
             nlp.tokenizer.max_cache_size = REMEMBERED_WORDS
         return nlp
 
-    def _encode(self, chunk: Chunk) -> EncodedDocs:
+    def _encode(self, texts: list[str]) -> EncodedDocs:
         arrays, flags = [], []
-        for text in chunk.texts:
+        for text in texts:
             doc = self._nlp.tokenizer(text)
             arrays.append(doc.to_array([ORTH, NORM, SPACY]))
             flags.append(doc.has_unknown_spaces)
@@ -100,34 +100,29 @@ class Encoder:
                 "tokens": deflate(words[:, :2].tobytes()),
                 "spaces": deflate(words[:, 2].astype(bool).tobytes()),
                 "lengths": deflate(numpy.asarray([*map(len, arrays)], dtype="int32").tobytes()),
-                **encode_lists(flags, map(self._categories, chunk.labels)),
+                **encode_flags(flags),
             },
         )
 
-    def _encode_categories(self, labels: tuple[str, ...]) -> bytes:
-        categories = {label: float(label in labels) for label in self.all_labels}
-        return bytes(srsly.msgpack_dumps(categories))
-
 
 def tokenize(
-    chunks: Iterable[Chunk], lang: str, all_labels: tuple[str, ...], processes: int
-) -> Generator[tuple[str, EncodedDocs], None, None]:
+    chunks: Iterable[Chunk], lang: str, processes: int
+) -> Generator[tuple[Chunk, EncodedDocs], None, None]:
     """Tokenize chunks of texts in parallel; what comes out does not depend on how many do it.
 
     chunks (Iterable[Chunk]): The chunks; only a few are read ahead.
     lang (str): The language, as in `spacy.blank`.
-    all_labels (Tuple[str, ...]): All labels, in the order of `doc.cats`.
     processes (int): How many processes tokenize; with 1, this one does.
-    YIELDS (Tuple[str, EncodedDocs]): The split of each chunk and its documents, in the same order.
+    YIELDS (Tuple[Chunk, EncodedDocs]): The chunks in the same order, and their documents.
     RAISES (UserError): If the language has no tokenizer here, or a process dies.
     """
     try:
-        encoder = Encoder(lang, all_labels)
+        encoder = Encoder(lang)
     except ImportError as error:
         raise UserError(f"There is no tokenizer for the language '{lang}'", str(error)) from error
     if processes == 1:
         for chunk in chunks:
-            yield chunk.split, encoder.encode(chunk)
+            yield chunk, encoder.encode(chunk.texts)
         return
     try:
         yield from _tokenize_in_pool(chunks, encoder, processes)
@@ -143,38 +138,37 @@ _encoder: Encoder | None = None  # The encoder of a worker process.
 
 def _tokenize_in_pool(
     chunks: Iterable[Chunk], encoder: Encoder, processes: int
-) -> Iterator[tuple[str, EncodedDocs]]:
+) -> Iterator[tuple[Chunk, EncodedDocs]]:
     global _encoder
     # Forked workers need not import spaCy and build the tokenizer again. Only on Linux is it safe.
     method = "fork" if platform == "linux" else "spawn"
-    settings = encoder.lang, encoder.all_labels
-    pool = ProcessPoolExecutor(processes, get_context(method), _prepare_worker, settings)
-    running: deque[tuple[str, Future[EncodedDocs]]] = deque()
+    pool = ProcessPoolExecutor(processes, get_context(method), _prepare_worker, (encoder.lang,))
+    running: deque[tuple[Chunk, Future[EncodedDocs]]] = deque()
     try:
         with uninterrupted():  # Workers start at the first use of a pool.
             _encoder = encoder
             gc.freeze()  # Else the workers' collectors make copies of what they share.
             pool.submit(int)
         for chunk in chunks:
-            running.append((chunk.split, pool.submit(_encode_in_worker, chunk)))
-            if len(running) > 2 * processes:
-                split, future = running.popleft()
-                yield split, future.result()
-        for split, future in running:
-            yield split, future.result()
+            running.append((chunk, pool.submit(_encode_in_worker, chunk.texts)))
+            if len(running) > CHUNKS_AHEAD * processes:
+                done, future = running.popleft()
+                yield done, future.result()
+        for done, future in running:
+            yield done, future.result()
     finally:
         _encoder = None
         gc.unfreeze()
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare_worker(lang: str, all_labels: tuple[str, ...]) -> None:
+def _prepare_worker(lang: str) -> None:
     global _encoder
     # Ctrl-C reaches every process of a terminal, and the one that asked for the work tidies up.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _encoder = _encoder or Encoder(lang, all_labels)
+    _encoder = _encoder or Encoder(lang)
 
 
-def _encode_in_worker(chunk: Chunk) -> EncodedDocs:
+def _encode_in_worker(texts: list[str]) -> EncodedDocs:
     assert _encoder is not None
-    return _encoder.encode(chunk)
+    return _encoder.encode(texts)
