@@ -9,6 +9,7 @@ nothing else of them.
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy
 import spacy
@@ -46,7 +47,18 @@ class ResidentCorpus:
         self.token_types = packed.columns["token_types"].to(device)
         self.doc_offsets = packed.columns["doc_offsets"].to(device)
         self.cats = packed.columns["cats"].to(device)
-        self._derived: dict[tuple, torch.Tensor] = {}
+        self._derived: dict[tuple, Any] = {}
+
+    def cached(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """What a model needs and that follows from the packed columns; computed once.
+
+        key (tuple): What identifies it.
+        make (Callable[[], Any]): Computes it.
+        RETURNS (Any): What `make` returned.
+        """
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]
 
     def derived(self, key: tuple, make: Callable[[], numpy.ndarray]) -> torch.Tensor:
         """A column that a model needs and that follows from the packed ones; computed once.
@@ -55,9 +67,7 @@ class ResidentCorpus:
         make (Callable[[], numpy.ndarray]): Computes it, on the host.
         RETURNS (torch.Tensor): The column on the device.
         """
-        if key not in self._derived:
-            self._derived[key] = torch.from_numpy(make()).to(self.device)
-        return self._derived[key]
+        return self.cached(key, lambda: torch.from_numpy(make()).to(self.device))
 
     def truths(self, labels: tuple[str, ...]) -> torch.Tensor:
         """The categories of all documents for the given labels.

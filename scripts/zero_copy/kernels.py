@@ -65,6 +65,40 @@ class SegmentGatherSum(Function):
         return None, None, None, None, None
 
 
+class WeightedSegmentSum(Function):
+    """Rows of a table, each times a weight, summed over segments of items.
+
+    table (Tensor): `(rows, width)`.
+    keys (Tensor): int32, `(items,)`, a segment after another.
+    weights (Tensor): `(items,)`.
+    starts (Tensor): First item of each segment, int64, `(segments,)`.
+    segments (Tensor): Segment of each item, int64, `(items,)`.
+    d_table (Tensor): Where the gradient of the table is added, `(rows, width)`.
+    RETURNS (Tensor): `(segments, width)`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        table: Tensor,
+        keys: Tensor,
+        weights: Tensor,
+        starts: Tensor,
+        segments: Tensor,
+        d_table: Tensor,
+    ) -> Tensor:
+        ctx.keys, ctx.weights, ctx.segments, ctx.d_table = keys, weights, segments, d_table
+        return torch.nn.functional.embedding_bag(
+            keys, table, starts.to(keys.dtype), mode="sum", per_sample_weights=weights
+        )
+
+    @staticmethod
+    def backward(ctx: Any, d_output: Tensor) -> tuple[None, None, None, None, None, None]:
+        d_rows = d_output.index_select(0, ctx.segments).mul_(ctx.weights[:, None])
+        ctx.d_table.index_add_(0, ctx.keys, d_rows)
+        return None, None, None, None, None, None
+
+
 class Maxout(Function):
     """`max over p of (X @ W[:, p].T + b[:, p])`; of equal pieces the first wins, as in thinc.
 
@@ -163,6 +197,43 @@ class SegmentMax(Function):
         # One row more takes the gradient of segments without rows.
         d_X = d_best.new_zeros(ctx.rows + 1, d_best.shape[1])
         return d_X.scatter_(0, which, d_best)[:-1], None, None
+
+
+class CharacterRows(Function):
+    """A row of a table for each character of each token, side by side.
+
+    As in spaCy, of a document's tokens with the same character in the same place only the last
+    one's gradient counts: NumPy's `+=` keeps one of repeated indices.
+
+    table (Tensor): `(places, 256, width)`.
+    characters (Tensor): uint8, `(tokens, places)`.
+    docs (Tensor): Document of each token, int64, `(tokens,)`.
+    count (int): Number of documents.
+    d_table (Tensor): Where the gradient of the table is added, of its shape.
+    RETURNS (Tensor): `(tokens, places * width)`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, table: Tensor, characters: Tensor, docs: Tensor, count: int, d_table: Tensor
+    ) -> Tensor:
+        places, values, width = table.shape
+        keys = characters.long() + values * torch.arange(places, device=table.device)
+        ctx.keys, ctx.docs, ctx.count, ctx.d_table = keys, docs, count, d_table
+        rows = table.view(-1, width).index_select(0, keys.view(-1))
+        return rows.view(len(keys), places * width)
+
+    @staticmethod
+    def backward(ctx: Any, d_output: Tensor) -> tuple[None, None, None, None, None]:
+        places, values, width = ctx.d_table.shape
+        slots = (ctx.keys + (places * values) * ctx.docs[:, None]).view(-1)
+        tokens = torch.arange(len(ctx.keys), device=slots.device).repeat_interleave(places)
+        last = torch.zeros(ctx.count * places * values, dtype=torch.int64, device=slots.device)
+        last.scatter_reduce_(0, slots, tokens, "amax")
+        counts = (last.index_select(0, slots) == tokens)[:, None]
+        d_rows = d_output.reshape(-1, width) * counts
+        ctx.d_table.view(-1, width).index_add_(0, ctx.keys.view(-1), d_rows)
+        return None, None, None, None, None
 
 
 def segment_sum(X: Tensor, segments: Tensor, count: int) -> Tensor:
