@@ -38,6 +38,9 @@ def main(
     dev_size: Annotated[float, typer.Option(help="Share to split off without --dev")] = 0.1,
     test_size: Annotated[float, typer.Option(help="Share to split off without --test")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of the splits")] = 0,
+    group_separator: Annotated[
+        str, typer.Option(help="What ends the group in a label: sci.med is in group sci with '.'")
+    ] = "",
     n_process: Annotated[int, typer.Option(help="Processes; -1 is one a core")] = -1,
 ) -> None:
     """Tokenize labelled texts (.tab, .csv, .tsv or .jsonl, each also .gz) into .spacy files.
@@ -78,6 +81,7 @@ def main(
                 test_size=test_size,
                 seed=seed,
                 processes=n_process,
+                group_separator=group_separator,
                 report=report,
             )
         finally:

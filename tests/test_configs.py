@@ -6,10 +6,19 @@ import pytest
 from spacy.util import load_config, load_model_from_config, registry
 from thinc.api import Config
 
+from conftest import TWO_TASKS
 from zero_copy.export import stock_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.cfg"))
+# Functions of files that show how to write one's own: they run where this library is not.
+WITHOUT_THE_LIBRARY = (
+    "zero_copy.TorchHead.v1",
+    "zero_copy.StaticPlusLearned.v1",
+    "zero_copy.TfidfBOW.v1",
+    "zero_copy.WideMLP.v1",
+    "zero_copy.count_documents.v1",
+)
 
 
 def filled(config: Config) -> Config:
@@ -25,12 +34,18 @@ def test_every_config_has_a_stock_twin():
 def test_twin_differs_only_in_what_makes_it_zero_copy(name):
     ours = load_config(CONFIGS / f"{name}.cfg")
     stock = load_config(CONFIGS / "stock" / f"{name}.cfg")
+    if name in TWO_TASKS:
+        assert stock["components"]["textcat"]["factory"] == "textcat_multilabel"
+        stock["components"]["textcat"]["factory"] = "textcat"
     assert dict(filled(stock_config(ours))) == dict(filled(stock))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stock_twin_has_no_name_of_ours(name):
-    assert "zero_copy" not in (CONFIGS / "stock" / f"{name}.cfg").read_text(encoding="utf8")
+    text = (CONFIGS / "stock" / f"{name}.cfg").read_text(encoding="utf8")
+    for name in WITHOUT_THE_LIBRARY:
+        text = text.replace(f'"{name}"', "")
+    assert "zero_copy" not in text
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.cfg")), ids=lambda path: path.stem)

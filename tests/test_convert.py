@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy
 import pytest
 import spacy
+import srsly
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ import zero_copy.convert
 from zero_copy import tokenizing
 from zero_copy.convert import SPLITS, convert, encode_categories
 from zero_copy.docbins import SplitWriter, finish_docbin, start_docbin
+from zero_copy.errors import UserError
 from zero_copy.readers import Columns
 from zero_copy.splitting import BlockSampler, Splitter
 from zero_copy.tokenizing import Encoder
@@ -518,3 +520,24 @@ def test_memory_does_not_grow_with_the_texts(large: Path, tmp_path: Path) -> Non
         peaks.append(usage.ru_maxrss * 1024)
     assert large.stat().st_size > 60_000_000
     assert peaks[1] - peaks[0] < 40_000_000
+
+
+def test_groups_are_a_second_task(tmp_path: Path) -> None:
+    texts = [(f"text {number}", "sci.med" if number % 3 else "rec.autos") for number in range(60)]
+    source = write_csv(tmp_path / "train.csv", texts)
+    convert(source, tmp_path / "out", processes=1, group_separator=".")
+    for doc in read_docs(tmp_path / "out/train.spacy"):
+        chosen = {label for label, value in doc.cats.items() if value}
+        assert chosen in ({"sci.med", "sci"}, {"rec.autos", "rec"})
+        assert list(doc.cats) == ["rec", "rec.autos", "sci", "sci.med"]
+    labels = tmp_path / "out/labels"
+    assert srsly.read_json(labels / "textcat.json") == ["rec.autos", "sci.med"]
+    assert srsly.read_json(labels / "groups.json") == ["rec", "sci"]
+
+
+@pytest.mark.parametrize("label", ["plain", ".med", "sci"])
+def test_labels_without_a_group(label: str, tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "train.csv", [("a text", "sci.med"), ("another", label)] * 30)
+    with pytest.raises(UserError, match=f"label '{label}' has no group before a"):
+        convert(source, tmp_path / "out", processes=1, group_separator=".")
+    assert not (tmp_path / "out").exists()

@@ -47,6 +47,14 @@ def test_orange_columns_are_found_by_their_flags(tmp_path: Path) -> None:
     assert rows == [row._replace(line=row.line + 3) for row in ROWS]
 
 
+@pytest.mark.parametrize("name", ["a.tab", "a.csv"])
+def test_rows_of_neither_text_nor_label_are_empty_texts(name: str, tmp_path: Path) -> None:
+    content = TAB.replace("\n\n", "\n\t\n") if name == "a.tab" else CSV + " , \n"
+    rows = list(read_rows(write(tmp_path, name, content)))
+    assert [row.labels for row in rows if not row.text.strip()] == [()]
+    assert len(rows) == 3
+
+
 def test_orange_texts_keep_their_quotation_marks(tmp_path: Path) -> None:
     path = write(tmp_path, "a.tab", TAB.replace("a fine film", '"a "" fine'))
     assert next(read_rows(path)).text == '"a "" fine'

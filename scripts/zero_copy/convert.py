@@ -98,6 +98,7 @@ def convert(
     test_size: float = 0.1,
     seed: int = 0,
     processes: int = -1,
+    group_separator: str = "",
     report: Report | None = None,
 ) -> Statistics:
     """Write train.spacy, dev.spacy and test.spacy from labelled texts.
@@ -115,6 +116,9 @@ def convert(
     test_size (float): The share to split off for testing, between 0 and 0.5.
     seed (int): What the splits depend on.
     processes (int): How many processes tokenize; -1 is one for every core.
+    group_separator (str): Where it is not empty, each label also gives its group, the part before
+        the separator, for a second task: both stand in `doc.cats`, and the labels of the tasks in
+        labels/textcat.json and labels/groups.json.
     report (Optional[Callable]): Called now and then with the share of the files that is done,
         from 0 to 1, the number of texts and the number of words.
     RETURNS (Statistics): What was found.
@@ -148,10 +152,17 @@ def convert(
                 if report is not None:
                     report(chunk.lines / all_lines, documents, words)
         check_splits(statistics, sources)
-        categories = [encode_categories(labels, statistics.labels) for labels in combinations]
+        groups = find_groups(statistics.labels, group_separator)
+        both = tuple(sorted({*statistics.labels, *groups.values()}))
+        categories = [
+            encode_categories((*labels, *(groups[label] for label in labels if groups)), both)
+            for labels in combinations
+        ]
         with _telling_where(output):
             for writer in writers.values():
                 writer.close(categories)
+            if groups:
+                write_tasks(folder / "labels", statistics.labels, groups)
             publish(folder, output)
     if report is not None:
         report(1.0, documents, words)
@@ -294,6 +305,39 @@ def check_known(path: Path, line: int, labels: tuple[str, ...], known: tuple[str
                 "Correct its spelling, add training texts that have it, or remove the rows that "
                 "have it.",
             )
+
+
+def find_groups(labels: tuple[str, ...], separator: str) -> dict[str, str]:
+    """The group of each label.
+
+    labels (Tuple[str, ...]): The labels.
+    separator (str): What stands behind the group in a label; empty for no groups.
+    RETURNS (Dict[str, str]): The group by label, or nothing without a separator.
+    RAISES (UserError): If a label has no group, or is one.
+    """
+    if not separator:
+        return {}
+    groups = {label: label.partition(separator)[0] for label in labels}
+    for label, group in groups.items():
+        if separator not in label or not group or group in groups:
+            raise UserError(
+                f"The label '{label}' has no group before a '{separator}' that is no label itself",
+                "Rename it, or leave --group-separator out.",
+            )
+    return groups
+
+
+def write_tasks(folder: Path, labels: tuple[str, ...], groups: dict[str, str]) -> None:
+    """Write the labels of both tasks, for `spacy.read_labels.v1`.
+
+    folder (Path): Where to; it is made.
+    labels (Tuple[str, ...]): The labels of the first task.
+    groups (Dict[str, str]): Their groups, which are the labels of the second.
+    RAISES (OSError): If a file cannot be written.
+    """
+    folder.mkdir()
+    srsly.write_json(folder / "textcat.json", list(labels))
+    srsly.write_json(folder / "groups.json", sorted(set(groups.values())))
 
 
 def encode_categories(labels: tuple[str, ...], all_labels: tuple[str, ...]) -> bytes:

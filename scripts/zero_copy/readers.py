@@ -205,7 +205,11 @@ def _read_table(path: Path, file: TextIO, columns: Columns, ending: str) -> Iter
                 f"{path}, line {line}, has {len(row)} fields, but the header has {len(header)}",
                 _quoting_advice(ending),
             )
-        yield Row(line, row[text_at], _split_labels(path, line, row[label_at], columns.separator))
+        text, cell = row[text_at], row[label_at]
+        # A row of neither is what an empty line looks like in a table, R52's first for one.
+        nothing = not text.strip() and not cell.strip()
+        labels = () if nothing else _split_labels(path, line, cell, columns.separator)
+        yield Row(line, text, labels)
 
 
 def _numbered_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:

@@ -2,11 +2,16 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
+from catalogue import RegistryError
+from spacy.util import load_config, load_model_from_config
+from thinc.api import ConfigValidationError, Model
 from thinc.compat import has_cupy_gpu
 
 from zero_copy.errors import UserError
+from zero_copy.static_vectors import uses_vectors
 
 
 def find_config(path: Path) -> Path:
@@ -41,6 +46,66 @@ def find_corpus(folder: Path, split: str, ending: str) -> Path:
             f"There is no {path}", f"Run `python -m spacy project run {command}` first."
         )
     return path
+
+
+def find_labels(config: Path, corpus: Path) -> dict[str, str]:
+    """The labels of the tasks of a config that has more than one.
+
+    config (Path): The config.
+    corpus (Path): Folder of the corpus.
+    RETURNS (Dict[str, str]): The override `paths.labels`, or nothing.
+    RAISES (UserError): If the corpus has one task.
+    """
+    paths = load_config(config)["paths"]
+    if "labels" not in paths or paths["labels"] is not None:
+        return {}
+    path = corpus / "labels"
+    if not path.exists():
+        raise UserError(
+            f"{config.stem} is for two tasks, and {corpus} has the labels of one",
+            "Convert the texts with --group-separator, as `python -m spacy project run groups` "
+            "does, or choose another config.",
+        )
+    return {"paths.labels": str(path)}
+
+
+def find_vectors(config: Path, corpus: Path, overrides: dict[str, Any]) -> dict[str, str]:
+    """The vectors that a config needs and does not name.
+
+    config (Path): The config.
+    corpus (Path): Folder of the corpus.
+    overrides (Dict[str, Any]): Settings of the config to change, by their dotted names.
+    RETURNS (Dict[str, str]): The override `paths.vectors`, or nothing.
+    RAISES (UserError): If there are no vectors, saying which command makes them.
+    """
+    if not embeds_vectors(config, overrides):
+        return {}
+    if load_config(config, overrides, interpolate=True)["initialize"].get("vectors"):
+        return {}
+    path = corpus / "vectors"
+    if not path.exists():
+        raise UserError(
+            f"{config.stem} embeds word vectors, and there are none at {path}",
+            f"Run `python -m spacy project run vectors . --vars.config {config.stem}` first, or "
+            "give vectors of your own with --paths.vectors.",
+        )
+    return {"paths.vectors": str(path)}
+
+
+def embeds_vectors(config: Path, overrides: dict[str, Any] | None = None) -> bool:
+    """Whether a config's pipeline embeds word vectors.
+
+    config (Path): The config.
+    overrides (Optional[Dict[str, Any]]): Settings of it to change, by their dotted names.
+    RETURNS (bool): True if a component has a layer for them. False too if no pipeline can be made
+        of the config: what reads it next says why.
+    """
+    try:
+        nlp = load_model_from_config(load_config(config, overrides or {}), auto_fill=True)
+    except (ConfigValidationError, RegistryError):
+        return False
+    models = (getattr(component, "model", None) for _, component in nlp.pipeline)
+    return any(uses_vectors(model) for model in models if isinstance(model, Model))
 
 
 def choose_gpu(gpu_id: str) -> tuple[int, str]:
