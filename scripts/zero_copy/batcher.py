@@ -1,18 +1,23 @@
-"""Cuts a resident corpus into batches of so many words, by spaCy's own rule."""
+"""Cuts a resident corpus into batches, by spaCy's own rules."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy
 import spacy
 from spacy.training import Example
-from spacy.training.batchers import minibatch_by_words
+from spacy.training.batchers import minibatch_by_padded_size, minibatch_by_words
+from spacy.util import minibatch
 
 from zero_copy.corpus import PackedBatch, PackedExample
 from zero_copy.errors import UserError
 
 Sizing = int | Sequence[int]
 Batcher = Callable[[Iterable[Example]], Iterator[list[PackedExample]]]
+# spaCy's rules ask an item for nothing but its length. A document stands before them as the range
+# from its number on that is as long as it has words.
+Cut = Callable[[Iterable[range]], Iterable[list[range]]]
 
 
 @spacy.registry.batchers("zero_copy.batch_by_words.v1")
@@ -27,28 +32,77 @@ def create_batch_by_words(
     seed (int): Seed of the order.
     RETURNS (Batcher): Takes the packed examples of a corpus, yields one packed example a batch.
     """
-    order = numpy.random.default_rng(seed)
-    # One iterator for all epochs, so that a schedule goes on where the last epoch left it.
-    sizes: Any = size if isinstance(size, int) else iter(size)
+    cut = partial(
+        minibatch_by_words,
+        size=_sizes(size),
+        tolerance=tolerance,
+        discard_oversize=discard_oversize,
+    )
+    return packed_batcher(cut, seed)
 
-    def batch_by_words(examples: Iterable[Example]) -> Iterator[list[PackedExample]]:
+
+@spacy.registry.batchers("zero_copy.batch_by_sequence.v1")
+def create_batch_by_sequence(size: Sizing, seed: int = 0) -> Batcher:
+    """Batch by number of documents, in a fresh random order every epoch.
+
+    size (int or Sequence[int]): The number of documents, or a schedule of it.
+    seed (int): Seed of the order.
+    RETURNS (Batcher): Takes the packed examples of a corpus, yields one packed example a batch.
+    """
+    return packed_batcher(partial(minibatch, size=_sizes(size)), seed)
+
+
+@spacy.registry.batchers("zero_copy.batch_by_padded.v1")
+def create_batch_by_padded(
+    size: Sizing, buffer: int, discard_oversize: bool = False, seed: int = 0
+) -> Batcher:
+    """Batch documents of like lengths, by their number times the words of the longest.
+
+    size (int or Sequence[int]): The largest padded size, in words, or a schedule of it.
+    buffer (int): How many documents, from a fresh random order, are sorted by length at a time.
+    discard_oversize (bool): Leave out batches that reach the size.
+    seed (int): Seed of the order.
+    RETURNS (Batcher): Takes the packed examples of a corpus, yields one packed example a batch.
+    """
+    cut = partial(
+        minibatch_by_padded_size,
+        size=_sizes(size),
+        buffer=buffer,
+        discard_oversize=discard_oversize,
+    )
+    return packed_batcher(cut, seed)
+
+
+def _sizes(size: Sizing) -> Any:
+    # One iterator for all epochs, so that a schedule goes on where the last epoch left it.
+    return size if isinstance(size, int) else iter(size)
+
+
+def packed_batcher(cut: Cut, seed: int) -> Batcher:
+    """A batcher of packed examples from a rule of spaCy's for cutting documents into batches.
+
+    cut (Cut): The rule.
+    seed (int): Seed of the order.
+    RETURNS (Batcher): Takes the packed examples of a corpus, yields one packed example a batch.
+    """
+    order = numpy.random.default_rng(seed)
+
+    def batch(examples: Iterable[Example]) -> Iterator[list[PackedExample]]:
         everything = list(examples)
         pool = [example for example in everything if isinstance(example, PackedExample)]
         if len(pool) < len(everything):
             raise UserError(
-                "zero_copy.batch_by_words.v1 needs a packed corpus",
-                "Read [corpora.train] with zero_copy.Corpus.v1, or batch with "
-                "spacy.batch_by_words.v1.",
+                "A batcher of zero_copy needs a packed corpus",
+                "Read [corpora.train] with zero_copy.Corpus.v1, or batch with spaCy's batcher.",
             )
         corpus, vocab = pool[0].batch.corpus, pool[0].reference.vocab
         # spaCy has shuffled the examples; sorted, the order depends on our seed alone.
         docs = numpy.sort(numpy.concatenate([example.batch.docs for example in pool]))
         order.shuffle(docs)
-        lengths = corpus.lengths[docs].tolist()
-        for positions in minibatch_by_words(
-            range(len(docs)), sizes, tolerance, discard_oversize, lengths.__getitem__
-        ):
-            # A document after another in memory: the batch's gathers read the corpus forwards.
-            yield [PackedExample(PackedBatch(corpus, docs[positions]), vocab)]
+        ends = docs + corpus.lengths[docs]
+        documents = map(range, docs.tolist(), ends.tolist())
+        for batch in cut(documents):
+            numbers = numpy.array([document.start for document in batch])
+            yield [PackedExample(PackedBatch(corpus, numbers), vocab)]
 
-    return batch_by_words
+    return batch
