@@ -38,7 +38,8 @@ def main(
                     srsly.write_json(result, run)
                     msg.good(f"{name} {which} seed {seed}: test {run['test_micro_f']:.2%}")
     runs = [srsly.read_json(path) for path in sorted(work.glob("*.json"))]
-    summaries = [summarize(runs, name, which) for name in config for which in SIDES]
+    names = dict.fromkeys(run["config"] for run in runs)
+    summaries = [summarize(runs, name, which) for name in names for which in SIDES]
     table = [summary for summary in summaries if summary]
     rows = [
         [

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import functions  # noqa: E402, F401  registers what the configs name
+from zero_copy.pretraining import find_pretrained  # noqa: E402
+from zero_copy.training import find_vectors  # noqa: E402
 
 SIDES = {"zero_copy": ("configs", "safetensors"), "stock": ("configs/stock", "spacy")}
 
@@ -38,9 +40,11 @@ class Training:
         if gpu_id >= 0:
             require_gpu(gpu_id)
         paths = {f"paths.{split}": str(corpus / f"{split}.{ending}") for split in ("train", "dev")}
-        loaded = util.load_config(
-            ROOT / folder / f"{config}.cfg", overrides=paths | overrides, interpolate=False
-        )
+        source = ROOT / folder / f"{config}.cfg"
+        overrides = paths | overrides
+        overrides |= find_vectors(source, corpus, overrides)
+        overrides |= find_pretrained(source, corpus, overrides)
+        loaded = util.load_config(source, overrides=overrides, interpolate=False)
         self.gpu_id = gpu_id
         self.nlp = init_nlp(loaded, use_gpu=gpu_id)
         resolved = self.nlp.config.interpolate()

@@ -1,20 +1,19 @@
 """Which machine, versions and command a figure is from, and where figures are kept."""
 
-import os
-import platform
 import re
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import srsly
-import torch
 from wasabi import msg
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from zero_copy.machine import describe_machine  # noqa: E402
 
 
 def describe() -> dict[str, Any]:
@@ -22,28 +21,11 @@ def describe() -> dict[str, Any]:
 
     RETURNS (Dict[str, Any]): What a reader needs to judge or repeat a figure.
     """
-    packages = ("spacy", "thinc", "torch", "numpy", "safetensors")
     return {
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "threads": torch.get_num_threads(),
+        **describe_machine(),
         "commit": _git("rev-parse", "--short", "HEAD"),
         "command": " ".join(["python", *(_relative(argument) for argument in sys.argv)]),
     }
-
-
-def processor() -> str:
-    """Name of the processor.
-
-    RETURNS (str): As the system has it.
-    """
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def save(name: str, figures: Any) -> None:
