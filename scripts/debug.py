@@ -5,8 +5,9 @@ from pathlib import Path
 import typer
 from spacy.cli.debug_data import debug_data
 
+import functions  # noqa: F401  registers what the configs name
 from zero_copy.errors import exit_on_error
-from zero_copy.training import find_config, find_corpus
+from zero_copy.training import find_config, find_corpus, find_labels, find_vectors
 
 
 def main(
@@ -19,7 +20,9 @@ def main(
             f"paths.{split}": str(find_corpus(corpus, split, ".spacy"))
             for split in ("train", "dev")
         }
-        debug_data(find_config(config), config_overrides=paths, silent=False)
+        paths |= find_labels(find_config(config), corpus)
+        overrides = paths | find_vectors(config, corpus, paths)
+        debug_data(config, config_overrides=overrides, silent=False)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,36 @@ from pathlib import Path
 # spaCy imports this file by its path, so the folder with the library is not on the path yet.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from zero_copy import batcher, components, corpus, export, layers
+import custom_embedding
+import torch_head
+import wide_mlp
+from zero_copy import (
+    batcher,
+    character_embed,
+    components,
+    corpus,
+    export,
+    layers,
+    recording,
+    schedules,
+    sequence_layers,
+    static_vectors,
+    torch_layers,
+)
 
-__all__ = ["batcher", "components", "corpus", "export", "layers"]
+__all__ = [
+    "batcher",
+    "character_embed",
+    "components",
+    "corpus",
+    "custom_embedding",
+    "export",
+    "layers",
+    "recording",
+    "schedules",
+    "sequence_layers",
+    "static_vectors",
+    "torch_head",
+    "torch_layers",
+    "wide_mlp",
+]

@@ -9,7 +9,8 @@ from wasabi import msg
 
 import functions  # noqa: F401  registers what the configs name
 from zero_copy.errors import exit_on_error
-from zero_copy.training import choose_gpu, find_config, find_corpus
+from zero_copy.pretraining import find_pretrained
+from zero_copy.training import choose_gpu, find_config, find_corpus, find_labels, find_vectors
 
 
 def main(
@@ -33,8 +34,11 @@ def main(
             "paths.train": str(find_corpus(corpus, "train", ending)),
             "paths.dev": str(find_corpus(corpus, "dev", ending)),
             "system.seed": seed,
+            **find_labels(config, corpus),
         }
         overrides |= parse_config_overrides(context.args)
+        overrides |= find_vectors(config, corpus, overrides)
+        overrides |= find_pretrained(config, corpus, overrides)
         train(config, output, use_gpu=device, overrides=overrides)
 
 

@@ -147,6 +147,24 @@ def test_our_components_train_from_docs(corpus, tmp_path):
     assert spacy.load(tmp_path / "out" / "model-best")("wheat").cats
 
 
+def test_weights_of_classes_stay_behind(corpus, tmp_path):
+    """They are the training's; the pipeline is a stock one, and its config trains without them."""
+    settings = {"class_weights": "balanced", "label_smoothing": 0.1}
+    options = [f"--components.textcat.{name}={value}" for name, value in settings.items()]
+    done = spacy_train(CONFIGS / "bow.cfg", corpus, tmp_path / "out", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    config = load_config(tmp_path / "out" / "model-best" / "config.cfg")
+    assert not set(settings) & set(config["components"]["textcat"])
+    assert spacy.load(tmp_path / "out" / "model-best")("wheat").cats
+    done = spacy_train(
+        *(CONFIGS / "bow.cfg", corpus, tmp_path / "refused"),
+        *("--components.textcat.class_weights", '{"none": 2.0}'),
+    )
+    assert done.returncode == 1
+    assert "weight for 'none', which is no label" in plain(done.stdout)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_console_script(corpus, tmp_path):
     script = Path(sys.executable).with_name("spacy")
     done = subprocess.run(
@@ -189,7 +207,7 @@ def test_train_script_trains_stock_configs_from_docs(corpus, tmp_path):
 def test_unknown_config_lists_those_there_are(corpus, tmp_path):
     done = train_script(CONFIGS / "none.cfg", corpus, tmp_path / "out")
     assert done.returncode == 1
-    assert "bow, cnn, ensemble" in plain(done.stdout)
+    assert "bigrams, bow, cnn, " in plain(done.stdout)
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -1,6 +1,7 @@
 """Parity: the lowered model computes what thinc computes, scores, gradients and updates."""
 
 from copy import deepcopy
+from itertools import product
 
 import numpy
 import pytest
@@ -15,7 +16,9 @@ from thinc.api import SGD, Adam, Model, RAdam, set_dropout_rate
 from conftest import LABELS, random_docs
 from zero_copy.components import PackedTextCategorizer, PackedTok2Vec
 from zero_copy.corpus import PackedBatch, PackedExample
+from zero_copy.errors import UserError
 from zero_copy.layers import hash_buckets
+from zero_copy.lowering import check_lowered
 
 LENGTHS = (7, 1, 30, 2, 90, 1, 13)
 
@@ -81,6 +84,53 @@ def ensemble(embedding=None, **linear):
     }
 
 
+def encoder(name, embedding=None, **settings):
+    """A tok2vec with another encoder or embedding than the usual ones."""
+    config = tok2vec() | ({"embed": embedding} if embedding else {})
+    return config | {"encode": {"@architectures": f"spacy.{name}", "width": 8, **settings}}
+
+
+def attention(exclusive=True, embedding=None):
+    return {
+        "@architectures": "spacy.TextCatParametricAttention.v1",
+        "exclusive_classes": exclusive,
+        "tok2vec": embedding or tok2vec(),
+    }
+
+
+def tfidf_bow(exclusive=True):
+    return {"@architectures": "zero_copy.TfidfBOW.v1", "exclusive_classes": exclusive}
+
+
+def wide_mlp(exclusive=True, weighting="tfidf"):
+    return {
+        "@architectures": "zero_copy.WideMLP.v1",
+        "exclusive_classes": exclusive,
+        "width": 16,
+        "weighting": weighting,
+    }
+
+
+def textcat_cnn(exclusive=True):
+    return {
+        "@architectures": "spacy.TextCatCNN.v2",
+        "exclusive_classes": exclusive,
+        "tok2vec": hash_embed_cnn(),
+    }
+
+
+REDUCTIONS = ("first", "last", "max", "mean")
+EVERY_REDUCTION = {
+    "-".join([name for name, is_used in zip(REDUCTIONS, used, strict=True) if is_used])
+    + ("" if exclusive else "-multilabel"): reduce(
+        exclusive, **dict(zip(REDUCTIONS, used, strict=True))
+    )
+    for used in product((True, False), repeat=4)
+    for exclusive in (True, False)
+    if any(used)
+}
+MISH = encoder("MishWindowEncoder.v2", window_size=1, depth=2)
+
 # Those that thinc computes for documents without tokens too, and those that it does not.
 WITH_EMPTY = {
     "bow": bow(),
@@ -90,16 +140,24 @@ WITH_EMPTY = {
     "ensemble": ensemble(),
     "ensemble-multilabel": ensemble(exclusive=False),
     "ensemble-cnn": ensemble(hash_embed_cnn()),
+    "ensemble-mish": ensemble(MISH),
+    "attention": attention(),
+    "attention-multilabel": attention(exclusive=False),
+    "attention-mish": attention(embedding=MISH),
+    "tfidf": tfidf_bow(),
+    "tfidf-multilabel": tfidf_bow(exclusive=False),
+    "wide-mlp": wide_mlp(),
+    "wide-mlp-plain-multilabel": wide_mlp(exclusive=False, weighting="plain"),
 }
 WITHOUT_EMPTY = {
     "bow-ngrams": bow(ngram_size=3),
     "ensemble-no-output-bigrams": ensemble(no_output_layer=True, ngram_size=2),
-    "mean": reduce(mean=True),
-    "max": reduce(max=True),
-    "first": reduce(first=True),
-    "last": reduce(last=True),
-    "all-reductions": reduce(first=True, last=True, max=True, mean=True),
-    "reduce-multilabel": reduce(exclusive=False, max=True, mean=True),
+    **EVERY_REDUCTION,
+    "textcat-cnn": textcat_cnn(),
+    "textcat-cnn-multilabel": textcat_cnn(exclusive=False),
+    "wide-mish": reduce(
+        embedding=encoder("MishWindowEncoder.v2", window_size=2, depth=1), mean=True
+    ),
     "wide-window": reduce(embedding=hash_embed_cnn(window_size=3, depth=1), mean=True),
     "two-pieces": reduce(embedding=hash_embed_cnn(maxout_pieces=2), mean=True),
     "one-piece": reduce(embedding=hash_embed_cnn(maxout_pieces=1), max=True),
@@ -118,6 +176,10 @@ def randomize(model: Model, seed: int = 0) -> None:
             if layer.has_param(name):
                 values = order.normal(0, 0.5, layer.get_param(name).shape).astype("f")
                 layer.set_param(name, layer.ops.asarray(values))
+        for shim in layer.shims:
+            for parameter in shim._model.parameters():
+                values = order.normal(0, 0.5, parameter.shape).astype("f")
+                parameter.data.copy_(torch.from_numpy(values))
 
 
 def both(nlp, config, docs, batch: PackedBatch):
@@ -139,42 +201,54 @@ def pairs(stock: Model, packed: Model):
             yield f"{layer.name}.{name}", layer, twin, name
 
 
-def assert_same_gradients(stock, packed):
+def gradients(stock, packed):
+    """The gradients of both components: label, ours, and thinc's or PyTorch's."""
     for label, layer, twin, name in pairs(stock.model, packed.model):
         parameter = packed._parameters.by_key[twin.id, name]
-        ours = parameter.expand(parameter.tensor.grad)
-        expected = layer.get_grad(name)
+        yield label, parameter.expand(parameter.tensor.grad), layer.get_grad(name)
+    for layer, twin in zip(stock.model.walk(), packed.model.walk(), strict=True):
+        for shim, other in zip(layer.shims, twin.shims, strict=True):
+            ours = packed._parameters.by_module[other._model]
+            for name, expected in shim._model.named_parameters():
+                yield f"{layer.name}.{name}", ours[name].tensor.grad, expected.grad.numpy()
+
+
+def assert_same_gradients(stock, packed):
+    for label, ours, expected in gradients(stock, packed):
         assert numpy.abs(expected).max() > 0, f"{label}: no gradient, nothing is shown"
         numpy.testing.assert_allclose(ours, expected, rtol=1e-4, atol=2e-5, err_msg=label)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_scores_loss_and_gradients(nlp, pack_docs, name):
-    docs = random_docs(nlp, LENGTHS + ((0,) if name in WITH_EMPTY else ()))
-    stock, packed, examples, packed_examples = both(nlp, ALL[name], docs, pack_docs(docs))
+def assert_parity(nlp, docs, batch, config):
+    """Scores, loss and every gradient are thinc's; returns both components."""
+    stock, packed, examples, packed_examples = both(nlp, config, docs, batch)
     expected = stock.predict(docs)
     ours = packed.predict([packed_examples[0].predicted])[0]
     numpy.testing.assert_allclose(ours.numpy(), expected, rtol=1e-4, atol=1e-5)
     losses, packed_losses = stock.update(examples), packed.update(packed_examples)
     assert float(packed_losses["textcat"]) == pytest.approx(losses["textcat"], rel=1e-4)
     assert_same_gradients(stock, packed)
+    return stock, packed
 
 
-@pytest.mark.parametrize("name", ["mean", "all-reductions", "ensemble"])
+@pytest.mark.parametrize("name", ALL)
+def test_scores_loss_and_gradients(nlp, pack_docs, name):
+    docs = random_docs(nlp, LENGTHS + ((0,) if name in WITH_EMPTY else ()))
+    assert_parity(nlp, docs, pack_docs(docs), ALL[name])
+
+
+@pytest.mark.parametrize("name", ["mean", "first-last-max-mean", "ensemble", "attention-mish"])
 def test_full_dropout_drops_in_the_same_places(nlp, pack_docs, name):
     """A rate of 1 makes every mask zeros, so both sides must agree on where masks are applied."""
     docs = random_docs(nlp, LENGTHS)
     stock, packed, examples, packed_examples = both(nlp, ALL[name], docs, pack_docs(docs))
     stock.update(examples, drop=1.0)
     packed.update(packed_examples, drop=1.0)
-    for label, layer, twin, name in pairs(stock.model, packed.model):
-        parameter = packed._parameters.by_key[twin.id, name]
-        numpy.testing.assert_allclose(
-            parameter.expand(parameter.tensor.grad), layer.get_grad(name), 1e-4, 1e-5, err_msg=label
-        )
+    for label, ours, expected in gradients(stock, packed):
+        numpy.testing.assert_allclose(ours, expected, 1e-4, 1e-5, err_msg=label)
 
 
-@pytest.mark.parametrize("name", ["bow-ngrams", "all-reductions", "ensemble"])
+@pytest.mark.parametrize("name", ["bow-ngrams", "first-last-max-mean", "ensemble"])
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -224,10 +298,8 @@ def test_any_documents(nlp, pack_docs, lengths, seed, name):
         rtol=1e-4,
         atol=1e-5,
     )
-    for label, layer, twin, param in pairs(stock.model, packed.model):
-        parameter = packed._parameters.by_key[twin.id, param]
-        ours = parameter.expand(parameter.tensor.grad)
-        numpy.testing.assert_allclose(ours, layer.get_grad(param), 1e-4, 2e-5, err_msg=label)
+    for label, ours, expected in gradients(stock, packed):
+        numpy.testing.assert_allclose(ours, expected, 1e-4, 2e-5, err_msg=label)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3])
@@ -286,3 +358,17 @@ def test_set_dropout_rate_reaches_the_lowered_model(nlp, pack_docs):
     first, second = (float(packed.update(examples, drop=0.5)["textcat"]) for _ in range(2))
     assert first != second
     assert packed.update(examples, drop=0.0) == packed.update(examples, drop=0.0)
+
+
+def test_overlapping_bags_of_words_are_refused_by_name():
+    config = bow() | {"@architectures": "spacy.TextCatBOW.v2"}
+    del config["length"]
+    with pytest.raises(UserError, match=r"TextCatBOW\.v1 and \.v2 can't be lowered"):
+        check_lowered(registry.resolve({"model": config})["model"])
+
+
+def test_unknown_layer_is_refused_by_name(nlp):
+    layer = Model("hermit", lambda model, X, is_train: (X, lambda dY: dY))
+    with pytest.raises(UserError, match="No lowering for layer 'hermit'") as refused:
+        check_lowered(layer)
+    assert "@lowers(" in str(refused.value)

@@ -95,7 +95,7 @@ def test_unknown_config_lists_those_there_are(project, command):
     """Needs the corpus of the first test."""
     done = run(project, "run", command, ".", *OPTIONS[1:3], "--vars.config", "none")
     assert done.returncode == 1
-    assert "bow, cnn, ensemble" in plain(done)
+    assert "bigrams, bow, cnn, " in plain(done)
     assert "Traceback" not in plain(done)
 
 

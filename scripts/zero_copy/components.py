@@ -22,9 +22,11 @@ from spacy.pipeline.textcat_multilabel import (
 )
 from spacy.pipeline.tok2vec import DEFAULT_TOK2VEC_MODEL, Tok2VecListener
 from spacy.tokens import Doc
-from spacy.training import Example
+from spacy.training import Example, validate_examples
+from spacy.util import minibatch
 from spacy.vocab import Vocab
-from thinc.api import Model, Optimizer, set_dropout_rate
+from thinc.api import Model, Optimizer, set_dropout_rate, torch2xp
+from thinc.types import Floats2d
 
 from zero_copy.corpus import (
     USER_DATA_KEY,
@@ -34,15 +36,19 @@ from zero_copy.corpus import (
     packed_batches,
 )
 from zero_copy.errors import UserError
+from zero_copy.imbalance import OFF, ClassWeights, Imbalance
 from zero_copy.layers import compact_rows
 from zero_copy.lowering import Run, check_lowered, predict
 from zero_copy.optimizer import Updater
-from zero_copy.parameters import Array, Parameters
+from zero_copy.parameters import Array, Parameters, modules_of, torch_view
 from zero_copy.scoring import score_cats
+from zero_copy.static_vectors import require_vectors
 from zero_copy.store import MISSING
 
 # Documents that a model sees at initialization, to infer its dimensions; spaCy takes as many.
 SAMPLE_SIZE = 10
+# Examples whose categories are counted at a time.
+SAMPLES_AT_ONCE = 1000
 Losses = dict[str, Any]
 
 
@@ -158,7 +164,11 @@ class PackedPipe:
 
 
 def _has_thinc_gradient(model: Model) -> bool:
-    return any(layer.has_grad(name) for layer in model.walk() for name in layer.grad_names)
+    return any(
+        any(layer.has_grad(name) for name in layer.grad_names)
+        or any(p.grad is not None for _, module in modules_of(layer) for p in module.parameters())
+        for layer in model.walk()
+    )
 
 
 class PackedTok2Vec(PackedPipe, Tok2Vec):
@@ -180,7 +190,7 @@ class PackedTok2Vec(PackedPipe, Tok2Vec):
             self.flush()
             return super().predict(docs)
         for batch in batches:
-            run = Run(batch, self.parameters_for(batch.corpus), is_train=False)
+            run = Run(batch, self.parameters_for(batch.corpus), self.vocab, is_train=False)
             with torch.no_grad():
                 vectors = run.tokens(run(self.model))
             batch.vectors.update({listener.id: vectors for listener in self.listeners})
@@ -217,7 +227,8 @@ class PackedTok2Vec(PackedPipe, Tok2Vec):
         set_dropout_rate(self.model, drop)
         self._deferred_sgd = sgd
         for batch in batches:
-            run = Run(batch, self.parameters_for(batch.corpus, is_train=True), is_train=True)
+            parameters = self.parameters_for(batch.corpus, is_train=True)
+            run = Run(batch, parameters, self.vocab, is_train=True)
             self._hand_out(batch, run.tokens(run(self.model)), losses)
         return losses
 
@@ -258,13 +269,15 @@ class PackedTok2Vec(PackedPipe, Tok2Vec):
 
         get_examples (Callable[[], Iterable[Example]]): Packed or ordinary examples.
         nlp (Optional[Language]): The pipeline.
-        RAISES (UserError): If a layer of the model has no lowering.
+        RAISES (UserError): If a layer of the model has no lowering, or there are no word vectors
+                for it.
         """
         corpus = packed_corpus(get_examples)
         if corpus is None:
             super().initialize(get_examples, nlp=nlp)
         else:
             check_lowered(self.model)
+            require_vectors(self.model, self.vocab)
             self.model.initialize(X=sample_docs(corpus, self.vocab))
 
 
@@ -276,9 +289,21 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
     name (str): Name of the component.
     threshold (float): As in spaCy.
     scorer (Optional[Callable]): Used for ordinary examples; packed ones get the same scores.
+    class_weights (Optional[Union[Dict[str, float], str]]): Weights of some labels, or `balanced`.
+    label_smoothing (float): How much of the truth is spread over all labels.
     """
 
     multi_label = False
+
+    def __init__(
+        self,
+        *args: Any,
+        class_weights: ClassWeights = None,
+        label_smoothing: float = 0.0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.imbalance = Imbalance(class_weights, label_smoothing, multi_label=self.multi_label)
 
     def predict(self, docs: Iterable[Doc]) -> Any:
         """Scores, `(documents, labels)`; those of packed Docs stay on the device."""
@@ -288,7 +313,8 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
             self.flush()
             return super().predict(docs)
         scores = [
-            predict(self.model, batch, self.parameters_for(batch.corpus)) for batch in batches
+            predict(self.model, batch, self.parameters_for(batch.corpus), self.vocab)
+            for batch in batches
         ]
         for batch in batches:
             self._drop_vectors(batch)
@@ -332,7 +358,7 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
         set_dropout_rate(self.model, drop)
         for batch in batches:
             parameters = self.parameters_for(batch.corpus, is_train=True)
-            scores = Run(batch, parameters, is_train=True)(self.model)
+            scores = Run(batch, parameters, self.vocab, is_train=True)(self.model)
             loss, d_scores = self.packed_loss(batch, scores.detach())
             scores.backward(d_scores)
             self._has_gradient = True
@@ -366,10 +392,46 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
             `(documents, labels)`.
         """
         truths = batch.truths(self.labels)
+        if self.imbalance.is_on:
+            return self.imbalance.loss(scores, truths)
         d_scores = scores - (truths == 1).to(scores.dtype)
         if self.support_missing_values:
             d_scores.masked_fill_(truths == MISSING, 0.0)
         return d_scores.square().mean(), d_scores
+
+    def get_loss(self, examples: Iterable[Example], scores: Floats2d) -> tuple[float, Any]:
+        """The loss of ordinary examples and its gradient; spaCy's, unless weights or smoothing
+        are set.
+
+        examples (Iterable[Example]): The examples.
+        scores (Floats2d): What the model predicts for them, `(documents, labels)`.
+        RETURNS (Tuple[float, Floats2d]): The mean squared error, and the gradient, `(documents,
+            labels)`.
+        """
+        if not self.imbalance.is_on:
+            return super().get_loss(examples, scores)
+        validate_examples(examples, "TextCategorizer.get_loss")
+        self._validate_categories(examples)
+        loss, d_scores = self.imbalance.loss(torch_view(scores), self._truths(examples))
+        return float(loss), torch2xp(d_scores)
+
+    def _truths(self, examples: Iterable[Example]) -> torch.Tensor:
+        """The categories of ordinary examples, as `PackedBatch.truths` gives them."""
+        cats, is_known = self._examples_to_truth(examples)
+        truths = torch_view(cats).to(torch.uint8)
+        return truths.masked_fill_(torch.from_numpy(is_known == 0).to(truths.device), MISSING)
+
+    def _initialize_imbalance(self, get_examples: Callable[[], Iterable[Example]]) -> None:
+        def truths() -> Iterator[torch.Tensor]:
+            for examples in minibatch(get_examples(), SAMPLES_AT_ONCE):
+                batches = packed_batches(example.reference for example in examples)
+                if batches is None:
+                    yield self._truths(examples)
+                else:
+                    yield from (batch.truths(self.labels) for batch in batches)
+
+        device = ops_device(self.model.ops)
+        self.imbalance.initialize(self.name, self.labels, truths(), device)
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """Score predicted categories; of packed examples they come to the host here, once.
@@ -401,14 +463,17 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
         nlp (Optional[Language]): The pipeline.
         labels (Optional[Iterable[str]]): The labels; by default those of the corpus.
         positive_label (Optional[str]): Of two exclusive labels the one that counts as positive.
-        RAISES (UserError): If a layer has no lowering, there are too few labels, a document has
-            two of them, or the scorer is not spaCy's own.
+        RAISES (UserError): If a layer has no lowering or no word vectors, there are too few
+            labels, a document has two of them, the scorer is not spaCy's own, or class weights or
+            label smoothing can't be used.
         """
         corpus = packed_corpus(get_examples)
         if corpus is None:
             super().initialize(get_examples, nlp=nlp, labels=labels, positive_label=positive_label)
+            self._initialize_imbalance(get_examples)
             return
         self._initialize_packed(corpus, labels)
+        self._initialize_imbalance(get_examples)
         self._check_exclusive(corpus)
         if positive_label is not None and positive_label not in self.labels:
             raise ValueError(Errors.E920.format(pos_label=positive_label, labels=self.labels))
@@ -418,7 +483,8 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
 
     def _initialize_packed(self, corpus: ResidentCorpus, labels: Iterable[str] | None) -> None:
         check_lowered(self.model)
-        self._check_scorer()
+        require_vectors(self.model, self.vocab)
+        self.check_scorer()
         for label in corpus.info.labels if labels is None else labels:
             self.add_label(label)
         self._require_labels()
@@ -426,7 +492,11 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
         label_sample = self.model.ops.asarray(sample.astype("float32"))
         self.model.initialize(X=sample_docs(corpus, self.vocab), Y=label_sample)
 
-    def _check_scorer(self) -> None:
+    def check_scorer(self) -> None:
+        """Make sure that packed predictions can be scored.
+
+        RAISES (UserError): If the scorer is not one of spaCy's own.
+        """
         module = getattr(self.scorer, "__module__", "")
         if self.scorer is not None and not module.startswith(("spacy.", "spacy_legacy.")):
             raise UserError(
@@ -461,6 +531,8 @@ class PackedMultiLabelTextCategorizer(PackedTextCategorizer, MultiLabel_TextCate
     name (str): Name of the component.
     threshold (float): From which score on a label counts as predicted.
     scorer (Optional[Callable]): Used for ordinary examples; packed ones get the same scores.
+    class_weights (Optional[Union[Dict[str, float], str]]): Weights of some labels, or `balanced`.
+    label_smoothing (float): How much of the truth is spread over yes and no.
     """
 
     multi_label = True
@@ -477,13 +549,15 @@ class PackedMultiLabelTextCategorizer(PackedTextCategorizer, MultiLabel_TextCate
         get_examples (Callable[[], Iterable[Example]]): Packed or ordinary examples.
         nlp (Optional[Language]): The pipeline.
         labels (Optional[Iterable[str]]): The labels; by default those of the corpus.
-        RAISES (UserError): If a layer has no lowering, or the scorer is not spaCy's own.
+        RAISES (UserError): If a layer has no lowering, the scorer is not spaCy's own, or class
+            weights or label smoothing can't be used.
         """
         corpus = packed_corpus(get_examples)
         if corpus is None:
             MultiLabel_TextCategorizer.initialize(self, get_examples, nlp=nlp, labels=labels)
         else:
             self._initialize_packed(corpus, labels)
+        self._initialize_imbalance(get_examples)
 
 
 def packed_corpus(get_examples: Callable[[], Iterable[Example]]) -> ResidentCorpus | None:
@@ -536,14 +610,28 @@ def make_tok2vec(nlp: Language, name: str, model: Model) -> PackedTok2Vec:
         "threshold": 0.0,
         "model": DEFAULT_SINGLE_TEXTCAT_MODEL,
         "scorer": {"@scorers": "spacy.textcat_scorer.v2"},
+        **OFF,
     },
     default_score_weights=SCORE_WEIGHTS,
 )
 def make_textcat(
-    nlp: Language, name: str, model: Model, threshold: float, scorer: Callable | None
+    nlp: Language,
+    name: str,
+    model: Model,
+    threshold: float,
+    scorer: Callable | None,
+    class_weights: ClassWeights,
+    label_smoothing: float,
 ) -> PackedTextCategorizer:
-    """Create a text classifier that can train from packed examples; settings as for `textcat`."""
-    return PackedTextCategorizer(nlp.vocab, model, name, threshold=threshold, scorer=scorer)
+    """Create a text classifier that can train from packed examples; settings as for `textcat`, and
+    those against imbalance."""
+    return PackedTextCategorizer(
+        *(nlp.vocab, model, name),
+        threshold=threshold,
+        scorer=scorer,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+    )
 
 
 @Language.factory(
@@ -553,14 +641,25 @@ def make_textcat(
         "threshold": 0.5,
         "model": DEFAULT_MULTI_TEXTCAT_MODEL,
         "scorer": {"@scorers": "spacy.textcat_multilabel_scorer.v2"},
+        **OFF,
     },
     default_score_weights=SCORE_WEIGHTS,
 )
 def make_textcat_multilabel(
-    nlp: Language, name: str, model: Model, threshold: float, scorer: Callable | None
+    nlp: Language,
+    name: str,
+    model: Model,
+    threshold: float,
+    scorer: Callable | None,
+    class_weights: ClassWeights,
+    label_smoothing: float,
 ) -> PackedMultiLabelTextCategorizer:
     """Create a text classifier for labels that do not exclude each other, that can train from
-    packed examples; settings as for `textcat_multilabel`."""
+    packed examples; settings as for `textcat_multilabel`, and those against imbalance."""
     return PackedMultiLabelTextCategorizer(
-        nlp.vocab, model, name, threshold=threshold, scorer=scorer
+        *(nlp.vocab, model, name),
+        threshold=threshold,
+        scorer=scorer,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
     )

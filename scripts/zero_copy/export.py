@@ -10,15 +10,18 @@ from typing import Any
 import spacy
 from spacy.language import Language
 from spacy.util import load_model_from_config
-from thinc.api import Config
+from thinc.api import Config, Model
 
 from zero_copy.components import PackedPipe
+from zero_copy.imbalance import OFF
+from zero_copy.schedules import WARMUP_COSINE
 
 PREFIX = "zero_copy"
+TO_STOCK = f"{PREFIX}.to_stock.v1"
 STOCK_READER = {"@readers": "spacy.Corpus.v1", "gold_preproc": False}
 
 
-@spacy.registry.callbacks("zero_copy.to_stock.v1")
+@spacy.registry.callbacks(TO_STOCK)
 def create_to_stock() -> Callable[[Language], Language]:
     """Export the stock pipeline instead of the one that trains.
 
@@ -46,7 +49,19 @@ def to_stock(nlp: Language) -> Language:
     for name in nlp.disabled:
         stock.disable_pipe(name)
     stock.meta.update({"performance": nlp.meta.get("performance", {})})
+    if any(wraps_modules(component) for _, component in nlp.pipeline):
+        stock.meta["requirements"] = ["torch"]  # `spacy package` makes the wheel require it
     return stock
+
+
+def wraps_modules(component: Any) -> bool:
+    """Whether a component's model has layers that thinc wraps around another library's.
+
+    component (Any): A component of a pipeline.
+    RETURNS (bool): True if one of its layers has a shim.
+    """
+    model = getattr(component, "model", None)
+    return isinstance(model, Model) and any(layer.shims for layer in model.walk())
 
 
 def stock_config(config: Config) -> Config:
@@ -59,23 +74,49 @@ def stock_config(config: Config) -> Config:
     for component in stock["components"].values():
         if component.get("factory", "").startswith(f"{PREFIX}_"):
             component["factory"] = component["factory"].removeprefix(f"{PREFIX}_")
+            for setting in OFF:  # they are the training's, and spaCy has none like them
+                component.pop(setting, None)
     for name, reader in stock.get("corpora", {}).items():
-        if reader.get("@readers") == f"{PREFIX}.Corpus.v1":
+        if registered_name(reader, "@readers") == f"{PREFIX}.Corpus.v1":
             settings = {key: value for key, value in reader.items() if key != "@readers"}
             stock["corpora"][name] = STOCK_READER | settings
             stock["corpora"][name]["path"] = _spacy_path(settings["path"])
     stock["paths"] = {name: _spacy_path(path) for name, path in stock.get("paths", {}).items()}
     training = stock["training"]
-    batcher = training["batcher"]
-    if batcher.get("@batchers") == f"{PREFIX}.batch_by_words.v1":
-        settings = {key: value for key, value in batcher.items() if key != "seed"}
-        training["batcher"] = settings | {"@batchers": "spacy.batch_by_words.v1"}
-    if (training.get("before_to_disk") or {}).get("@callbacks") == f"{PREFIX}.to_stock.v1":
-        del training["before_to_disk"]
+    batcher = registered_name(training["batcher"], "@batchers")
+    if batcher.startswith(f"{PREFIX}.batch_by_"):
+        settings = {key: value for key, value in training["batcher"].items() if key != "seed"}
+        training["batcher"] = settings | {"@batchers": batcher.replace(PREFIX, "spacy", 1)}
+    _use_stock_schedules(training)
+    if registered_name(training.get("before_to_disk"), "@callbacks") == TO_STOCK:
+        training["before_to_disk"] = None
     return stock
+
+
+def _use_stock_schedules(section: dict[str, Any]) -> None:
+    """Put thinc's nearest schedule in the place of ours, which only their names tell apart: thinc
+    has no cosine. It too rises to the rate and falls from it until the same step, to 0.0 always."""
+    for key, value in section.items():
+        if registered_name(value, "@schedules") == WARMUP_COSINE:
+            kept = {name: setting for name, setting in value.items() if name != "final_rate"}
+            section[key] = kept | {"@schedules": "warmup_linear.v1"}
+        elif isinstance(value, dict):
+            _use_stock_schedules(value)
+
+
+def registered_name(block: Any, registry: str) -> str:
+    """The registered function that a block of a config calls.
+
+    block (Any): A section, or whatever else stands in its place.
+    registry (str): `@readers`, `@batchers` and so on.
+    RETURNS (str): Its name; empty if the block calls none.
+    """
+    return block.get(registry, "") if isinstance(block, dict) else ""
 
 
 def _spacy_path(path: Any) -> Any:
     if isinstance(path, str | Path) and str(path).endswith(".safetensors"):
-        return str(Path(path).with_suffix(".spacy"))
+        source = str(path).removesuffix(".safetensors")
+        # A folder of .spacy files is packed into one file beside it.
+        return source if Path(source).is_dir() else f"{source}.spacy"
     return path

@@ -49,14 +49,26 @@ def concatenate(model: Model, X: Any, run: Run) -> Any:
     outputs = [run(layer, X) for layer in model.layers]
     if not isinstance(outputs[0], Rows):
         return torch.cat(outputs, dim=1)
-    if len({output.per_type for output in outputs}) > 1:
-        outputs = [Rows(run.tokens(output), False) for output in outputs]
+    outputs = run.aligned(outputs)
     return Rows(torch.cat([output.data for output in outputs], dim=1), outputs[0].per_type)
 
 
+@lowers("thinc.layers.add.forward")
+def add(model: Model, X: Any, run: Run) -> Any:
+    return _sum([run(layer, X) for layer in model.layers], run)
+
+
 @lowers("thinc.layers.residual.forward")
-def residual(model: Model, X: Tensor, run: Run) -> Tensor:
-    return X + run(model.layers[0], X)
+def residual(model: Model, X: Any, run: Run) -> Any:
+    return _sum([X, run(model.layers[0], X)], run)
+
+
+def _sum(outputs: list, run: Run) -> Any:
+    if not isinstance(outputs[0], Rows):
+        return sum(outputs[1:], outputs[0])
+    outputs = run.aligned(outputs)
+    rest = (output.data for output in outputs[1:])
+    return Rows(sum(rest, outputs[0].data), outputs[0].per_type)
 
 
 @lowers("thinc.layers.resizable.forward")
@@ -115,11 +127,21 @@ def hashembed(model: Model, X: list[str], run: Run) -> Rows:
 
     keys = corpus.derived(("hashembed", attr, seed, len(table)), make)[run.batch.types[0]]
     vectors = kernels.GatherSum.apply(table, keys, run.gradient(model, "E"))
-    # One mask of `(width,)` for the whole batch, as in thinc.
+    return Rows(drop_columns(model, vectors, run), True)
+
+
+def drop_columns(model: Model, X: Tensor, run: Run) -> Tensor:
+    """Dropout as embeddings have it: one mask of `(width,)` for the whole batch.
+
+    model (Model): The layer.
+    X (Tensor): `(rows, width)`.
+    run (Run): The pass.
+    RETURNS (Tensor): X, some of its columns zeros.
+    """
     rate = model.attrs.get("dropout_rate")
-    if run.is_train and rate:
-        vectors = vectors * kernels.dropout_mask((table.shape[1],), rate, table.device)
-    return Rows(vectors, True)
+    if not run.is_train or not rate:
+        return X
+    return X * kernels.dropout_mask((X.shape[1],), rate, X.device)
 
 
 def _attr_name(attr: int | str) -> str:
@@ -152,6 +174,25 @@ def expand_window(model: Model, X: Any, run: Run) -> Any:
 @rowwise
 def maxout(model: Model, X: Tensor, run: Run) -> Tensor:
     return kernels.Maxout.apply(X, run.parameter(model, "W"), run.parameter(model, "b"))
+
+
+def dense(activation: Callable[[Tensor], Tensor]) -> Callable[[Model, Any, Run], Any]:
+    """Lowering of a layer that applies a function to a linear one's output.
+
+    activation (Callable[[Tensor], Tensor]): The function, element by element.
+    RETURNS (Callable[[Model, Any, Run], Any]): The lowering.
+    """
+
+    @rowwise
+    def lowering(model: Model, X: Tensor, run: Run) -> Tensor:
+        return activation(linear(model, X, run))
+
+    return lowering
+
+
+lowers("thinc.layers.mish.forward")(dense(functional.mish))
+lowers("thinc.layers.gelu.forward")(dense(functional.gelu))
+lowers("thinc.layers.relu.forward")(dense(functional.relu))
 
 
 @lowers("thinc.layers.layernorm.forward")
@@ -207,9 +248,19 @@ def _pick(X: Tensor, places: Tensor, run: Run) -> Tensor:
 
 @lowers("thinc.layers.parametricattention.forward")
 def parametric_attention(model: Model, X: Rows, run: Run) -> Rows:
-    """Each token weighted by the softmax, over its document, of its product with a vector."""
+    return _attend(model, X, X, run)
+
+
+@lowers("thinc.layers.parametricattention_v2.forward")
+def parametric_attention_v2(model: Model, X: Rows, run: Run) -> Rows:
+    return _attend(model, X, run(model.get_ref("key_transform"), X), run)
+
+
+def _attend(model: Model, X: Rows, keys: Rows, run: Run) -> Rows:
+    """Each token weighted by the softmax, over its document, of its key's product with a vector."""
     rows, batch = run.tokens(X), run.batch
-    logits = rows @ run.parameter(model, "Q")[:, None]
+    products = Rows(keys.data @ run.parameter(model, "Q")[:, None], keys.per_type)
+    logits = run.tokens(products)
     weights = kernels.StraightThrough.apply(logits, logits.clamp(-20.0, 20.0)).exp()
     sums = kernels.segment_sum(weights, batch.doc_of_token, len(batch))
     return Rows(rows * (weights / sums.index_select(0, batch.doc_of_token)), False)
@@ -265,7 +316,20 @@ def extract_ngrams(model: Model, X: None, run: Run) -> Ngrams:
     return Ngrams(_attr_name(model.attrs["attr"]), model.attrs["ngram_size"])
 
 
-@lowers("thinc.layers.sparselinear.forward")
+def refuse_v1_indexing(model: Model) -> None:
+    """Refuse the bags of words whose weights overlap by mistake.
+
+    model (Model): The layer.
+    RAISES (UserError): If it has the indexing of `TextCatBOW.v1` and `.v2`.
+    """
+    if model.attrs["v1_indexing"]:
+        raise UserError(
+            "spacy.TextCatBOW.v1 and .v2 can't be lowered",
+            "Their weights overlap by mistake; use spacy.TextCatBOW.v3.",
+        )
+
+
+@lowers("thinc.layers.sparselinear.forward", check=refuse_v1_indexing)
 def sparse_linear(model: Model, X: Ngrams, run: Run) -> Tensor:
     """Two buckets of weights for each n-gram, summed over the document.
 

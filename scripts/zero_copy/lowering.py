@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from spacy.vocab import Vocab
 from thinc.api import Model
 from torch import Tensor
 
@@ -22,7 +23,9 @@ from zero_copy.errors import UserError
 from zero_copy.parameters import Parameters
 
 Lowering = Callable[[Model, Any, "Run"], Any]
+Check = Callable[[Model], None]
 _lowerings: dict[str, Lowering] = {}
+_checks: dict[str, Check] = {}
 
 
 class Rows(NamedTuple):
@@ -44,12 +47,16 @@ class Run:
 
     batch (PackedBatch): The documents.
     parameters (Parameters): The model's parameters.
+    vocab (Vocab): The pipeline's vocab, which has the word vectors.
     is_train (bool): Whether dropout is applied.
     """
 
-    def __init__(self, batch: PackedBatch, parameters: Parameters, is_train: bool) -> None:
+    def __init__(
+        self, batch: PackedBatch, parameters: Parameters, vocab: Vocab, *, is_train: bool
+    ) -> None:
         self.batch = batch
         self.parameters = parameters
+        self.vocab = vocab
         self.is_train = is_train
 
     def __call__(self, model: Model, X: Any = None) -> Any:
@@ -88,6 +95,16 @@ class Run:
         """
         return X.data.index_select(0, self.batch.types[1]) if X.per_type else X.data
 
+    def aligned(self, outputs: list[Rows]) -> list[Rows]:
+        """Rows that can be put side by side: those of types, if all are, or else of tokens.
+
+        outputs (List[Rows]): What several layers have computed.
+        RETURNS (List[Rows]): The same, all of types or all of tokens.
+        """
+        if len({output.per_type for output in outputs}) == 1:
+            return outputs
+        return [Rows(self.tokens(output), False) for output in outputs]
+
     def dropout(self, X: Tensor, rate: float | None) -> Tensor:
         """Drop elements at random while training, each scaled so that the mean stays.
 
@@ -100,19 +117,24 @@ class Run:
         return X * kernels.dropout_mask(tuple(X.shape), rate, X.device)
 
 
-def lowers(forward: str) -> Callable[[Lowering], Lowering]:
+def lowers(forward: str, check: Check | None = None) -> Callable[[Lowering], Lowering]:
     """Register the lowering of a layer.
 
     The name is that of the layer's `forward` function, not of the layer: those of combinators
     contain their children's (`maxout>>layernorm>>dropout`).
 
-    forward (str): Module and name of the function, `thinc.layers.maxout.forward` say.
+    forward (str): Module and name of the function, `thinc.layers.maxout.forward` say; for a
+        wrapped PyTorch module with conversions of its own, of the function that converts.
+    check (Optional[Callable[[Model], None]]): Called with each such layer before training starts,
+        to raise a UserError for settings that can't be lowered.
     RETURNS (Callable[[Lowering], Lowering]): Decorator for a function of the layer, its input and
         the Run, which returns the layer's output.
     """
 
     def register(function: Lowering) -> Lowering:
         _lowerings[forward] = function
+        if check is not None:
+            _checks[forward] = check
         return function
 
     return register
@@ -121,10 +143,21 @@ def lowers(forward: str) -> Callable[[Lowering], Lowering]:
 def forward_name(model: Model) -> str:
     """The name under which a layer's lowering is registered.
 
+    All wrapped PyTorch modules have one `forward`, and differ in the functions that convert their
+    input and output: they go by these, and by one that is not thinc's own if there is any.
+
     model (Model): The layer.
-    RETURNS (str): Module and name of its `forward` function.
+    RETURNS (str): Module and name of its `forward` function, or of one that converts.
     """
-    return f"{model._func.__module__}.{model._func.__qualname__}"
+    converters = [model.attrs.get("convert_inputs"), model.attrs.get("convert_outputs")]
+    names = [_name(function) for function in converters if function is not None]
+    names.sort(key=lambda name: name.startswith("thinc."))
+    return names[0] if names else _name(model._func)
+
+
+def _name(function: Callable) -> str:
+    function = getattr(function, "func", function)  # of a functools.partial
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 def lowering_of(model: Model) -> Lowering:
@@ -146,22 +179,26 @@ def lowering_of(model: Model) -> Lowering:
 
 
 def check_lowered(model: Model) -> None:
-    """Make sure that every layer of a model has a lowering.
+    """Make sure that every layer of a model has a lowering, and one for its settings.
 
     model (Model): The model.
     RAISES (UserError): If one has none, naming it.
     """
     for layer in model.walk():
         lowering_of(layer)
+        check = _checks.get(forward_name(layer))
+        if check is not None:
+            check(layer)
 
 
-def predict(model: Model, batch: PackedBatch, parameters: Parameters) -> Any:
+def predict(model: Model, batch: PackedBatch, parameters: Parameters, vocab: Vocab) -> Any:
     """Run a model over a packed batch without gradients or dropout.
 
     model (Model): The model.
     batch (PackedBatch): The documents.
     parameters (Parameters): Its parameters.
+    vocab (Vocab): The pipeline's vocab.
     RETURNS (Any): Scores `(documents, labels)` or rows of token vectors.
     """
     with torch.no_grad():
-        return Run(batch, parameters, is_train=False)(model)
+        return Run(batch, parameters, vocab, is_train=False)(model)

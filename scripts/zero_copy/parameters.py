@@ -4,7 +4,8 @@ thinc keeps an array a parameter. Here they are laid end to end in one tensor, a
 views of it, so that an update is one fused pass and `to_bytes`, `use_params` and averages see it
 without a copy. One kind of parameter is too wasteful for that: a bag of words has 2^18 rows a
 label, of which a corpus touches a few. Only those are kept (a compact parameter), and `flush`
-writes them back whenever thinc looks.
+writes them back whenever thinc looks. So it does with the parameters of PyTorch modules: saving a
+view saves all of the tensor behind it, so that a module keeps its own.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy
 import torch
-from thinc.api import Model, torch2xp
+from thinc.api import Model, PyTorchShim, Shim, torch2xp
 
 Key = tuple[int, str]
 # A NumPy or CuPy array. thinc's own types have a class a dimension, which says less than `shape`.
@@ -83,6 +84,69 @@ class Parameter:
         full.reshape(nO, -1)[:, self.rows] = table.T
         return full
 
+    def share(self, view: torch.Tensor) -> None:
+        """Hand thinc our values, where it can hold them.
+
+        view (torch.Tensor): The parameter's part of the flat tensor.
+        """
+        # A bag of words stays on the CPU in thinc, so on a GPU its bias can't be shared either.
+        on_same_device = (self.node.ops.device_type == "cpu") == (view.device.type == "cpu")
+        if self.rows is None and on_same_device:
+            self.array = torch2xp(view, ops=self.node.ops)
+            self.node.set_param(self.name, self.array)
+
+    def write_back(self) -> None:
+        """Write our values to thinc, where it does not share them."""
+        if self.rows is not None:
+            self.expand(self.tensor.detach(), out=self.array)
+        elif self.tensor.data_ptr() != torch_view(self.array).data_ptr():
+            self.array[...] = self.tensor.detach().cpu().numpy()
+
+
+class ModuleParameter(Parameter):
+    """A parameter of a PyTorch module that thinc wraps.
+
+    node (Model): The layer.
+    shim (Shim): Its wrapper of the module.
+    name (str): Name of the parameter in the module.
+    source (torch.nn.Parameter): The module's own values.
+    """
+
+    def __init__(self, node: Model, shim: Shim, name: str, source: torch.nn.Parameter) -> None:
+        self.node = node
+        self.name = name
+        self.key = (shim.id, name)
+        self.rows = self.rows_hash = None
+        self.array = torch2xp(source.detach(), ops=node.ops)
+        self.start = 0
+        self.source = source
+        self._version = source._version
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the module still holds the values that were last read or written."""
+        return self.source._version == self._version
+
+    def share(self, view: torch.Tensor) -> None:
+        """Leave the module its own values."""
+
+    def write_back(self) -> None:
+        """Write our values to the module, unless it has got others meanwhile."""
+        if self.is_current:
+            with torch.no_grad():
+                self.source.copy_(self.tensor)
+            self._version = self.source._version
+
+
+def modules_of(node: Model) -> list[tuple[Shim, torch.nn.Module]]:
+    """The PyTorch modules that a layer wraps.
+
+    node (Model): The layer.
+    RETURNS (List[Tuple[Shim, torch.nn.Module]]): thinc's wrapper and the module, of most layers
+        none, of others one.
+    """
+    return [(shim, shim._model) for shim in node.shims if isinstance(shim, PyTorchShim)]
+
 
 class Parameters:
     """All parameters of a model, flat.
@@ -101,7 +165,17 @@ class Parameters:
             for name in node.param_names
             if node.has_param(name)
         ]
+        # thinc counts its layers and its shims apart, so keys of the two may be equal.
         self.by_key = {parameter.key: parameter for parameter in self.all}
+        self.by_module: dict[torch.nn.Module, dict[str, ModuleParameter]] = {}
+        for node in model.walk():
+            for shim, module in modules_of(node):
+                self.by_module[module] = {
+                    name: ModuleParameter(node, shim, name, source)
+                    for name, source in module.named_parameters()
+                    if source.requires_grad
+                }
+        self.all += [each for found in self.by_module.values() for each in found.values()]
         values = [parameter.compact(parameter.array) for parameter in self.all]
         sizes = [value.numel() for value in values]
         self.weights = torch.zeros(sum(sizes), device=device)
@@ -114,22 +188,23 @@ class Parameters:
             parameter.start = start
             view = self.weights[start : start + size].view(value.shape)
             view.copy_(value)
-            self._share(parameter, view)
+            parameter.share(view)
             parameter.tensor = view.requires_grad_()
             parameter.tensor.grad = self.view(self.gradients, parameter)
             start += size
 
-    def _share(self, parameter: Parameter, view: torch.Tensor) -> None:
-        # A bag of words stays on the CPU in thinc, so on a GPU its bias can't be shared either.
-        on_same_device = (parameter.node.ops.device_type == "cpu") == (view.device.type == "cpu")
-        if parameter.rows is None and on_same_device:
-            parameter.array = torch2xp(view, ops=parameter.node.ops)
-            parameter.node.set_param(parameter.name, parameter.array)
-
     @property
     def are_current(self) -> bool:
-        """Whether thinc still holds every array that we share."""
+        """Whether thinc still holds every array that we share, and modules what we know."""
         return all(parameter.is_current for parameter in self.all)
+
+    def of_module(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """The tensors of a wrapped module's parameters.
+
+        module (torch.nn.Module): The module.
+        RETURNS (Dict[str, torch.Tensor]): By name, for `torch.func.functional_call`.
+        """
+        return {name: parameter.tensor for name, parameter in self.by_module[module].items()}
 
     def lacks(self, compact: dict[Key, numpy.ndarray]) -> bool:
         """Whether buckets are wanted that are not kept.
@@ -176,15 +251,15 @@ class Parameters:
         if not self.is_dirty:
             return
         for parameter in self.all:
-            if parameter.rows is not None:
-                parameter.expand(parameter.tensor.detach(), out=parameter.array)
-            elif parameter.tensor.data_ptr() != torch_view(parameter.array).data_ptr():
-                parameter.array[...] = parameter.tensor.detach().cpu().numpy()
+            parameter.write_back()
         self.is_dirty = False
 
     @contextmanager
     def using(self, params: dict[Key, Array]) -> Iterator[dict[Key, Array]]:
         """Compute with other values than the trained ones, averages say.
+
+        Those of PyTorch modules stay as they are, as in thinc, whose shims look for other keys
+        than its optimizer makes.
 
         params (Dict[Key, Array]): Values in our form, by key.
         YIELDS (Dict[Key, Array]): The same in thinc's form.

@@ -113,6 +113,16 @@ class PackedCorpus:
             )
         return self.columns["type_attrs"].numpy()[:, self.info.attrs.index(name)].copy()
 
+    def texts(self, types: numpy.ndarray | range) -> list[str]:
+        """The texts of some types.
+
+        types (numpy.ndarray or range): Numbers of the types.
+        RETURNS (List[str]): Their texts.
+        """
+        offsets = self.columns["text_offsets"].numpy()
+        texts = self.columns["type_texts"].numpy()
+        return [texts[offsets[t] : offsets[t + 1]].tobytes().decode("utf8") for t in types]
+
     def docs(self, vocab: Vocab, numbers: range) -> Iterator[Doc]:
         """The documents as ordinary Docs: text, tokens, spaces and categories come back.
 
@@ -120,18 +130,13 @@ class PackedCorpus:
         numbers (range): Which documents.
         YIELDS (Doc): The documents, in order.
         """
-        offsets, text_offsets, token_types, cats = (
-            self.columns[name].numpy()
-            for name in ("doc_offsets", "text_offsets", "token_types", "cats")
+        offsets, token_types, cats = (
+            self.columns[name].numpy() for name in ("doc_offsets", "token_types", "cats")
         )
-        texts = self.columns["type_texts"].numpy()
         spaces = self.columns["type_attrs"][:, self.info.attrs.index("SPACY")].numpy()
         for number in numbers:
             types = token_types[offsets[number] : offsets[number + 1]]
-            words = [
-                texts[text_offsets[t] : text_offsets[t + 1]].tobytes().decode("utf8") for t in types
-            ]
-            doc = Doc(vocab, words=words, spaces=spaces[types].astype(bool))
+            doc = Doc(vocab, words=self.texts(types), spaces=spaces[types].astype(bool))
             doc.cats = {
                 label: float(value)
                 for label, value in zip(self.info.labels, cats[number], strict=True)
