@@ -18,7 +18,7 @@ from zero_copy.convert import convert
 def main(
     source: Path = typer.Argument(Path("assets/20newsgroups"), help="Folder of texts"),
     rounds: int = typer.Option(3, help="How often each is measured, in turns"),
-    times: int = typer.Option(5, help="How often the training texts are repeated"),
+    times: int = typer.Option(20, help="How often the training texts are repeated"),
 ) -> None:
     """Print and save the median over the rounds."""
     speeds: dict[int, list[float]] = {1: [], -1: []}
