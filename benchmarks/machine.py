@@ -35,11 +35,30 @@ def save(name: str, figures: Any) -> None:
     figures (Any): The figures, as JSON takes them.
     """
     machine = describe()
+    _write(_path(name, machine), {"machine": machine, "figures": figures})
+
+
+def save_parts(name: str, parts: dict[str, Any]) -> None:
+    """Write the parts of a figure that one run has measured; those of earlier runs stay.
+
+    name (str): What was measured.
+    parts (Dict[str, Any]): Figures by what they are of, a config say; each keeps its own machine.
+    """
+    machine = describe()
+    path = _path(name, machine)
+    kept = srsly.read_json(path) if path.exists() else {}
+    _write(path, kept | {part: {"machine": machine, **one} for part, one in parts.items()})
+
+
+def _path(name: str, machine: dict[str, Any]) -> Path:
     where = machine["gpu"] or f"{machine['processor']} {machine['cores']} cores"
     slug = re.sub(r"[^a-z0-9]+", "-", where.lower()).strip("-")
-    path = RESULTS / f"{name}-{slug}.json"
+    return RESULTS / f"{name}-{slug}.json"
+
+
+def _write(path: Path, figures: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    srsly.write_json(path, {"machine": machine, "figures": figures})
+    srsly.write_json(path, figures)
     msg.good(f"Saved {path.relative_to(ROOT)}")
 
 

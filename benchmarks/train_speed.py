@@ -9,7 +9,7 @@ import typer
 from wasabi import msg
 
 from loop import SIDES, Training
-from machine import save
+from machine import save_parts
 
 
 def main(
@@ -37,7 +37,8 @@ def main(
     ]
     header = ["config", "words/s", "stock", "times", "evaluation s", "stock", "times"]
     msg.table(rows, header=header, divider=True, aligns=["l"] + ["r"] * 6)
-    save("train_speed", {"corpus": str(corpus), "rounds": rounds, "configs": figures})
+    settings = {"corpus": str(corpus), "rounds": rounds, "words": words}
+    save_parts("train_speed", {row["config"]: settings | row for row in figures})
 
 
 def measure(config: str, corpus: Path, rounds: int, words: int, gpu_id: int) -> dict:

@@ -36,7 +36,9 @@ def to_stock(nlp: Language) -> Language:
     nlp (Language): A pipeline with components of this project.
     RETURNS (Language): The same with spaCy's components and a config that `spacy train` takes.
     """
-    stock = load_model_from_config(stock_config(nlp.config), vocab=nlp.vocab, auto_fill=True)
+    config = stock_config(nlp.config)
+    _use_thinc_schedules(config["training"])
+    stock = load_model_from_config(config, vocab=nlp.vocab, auto_fill=True)
     for name, component in nlp.pipeline:
         stock_component: Any = stock.get_pipe(name)
         if isinstance(component, PackedPipe):
@@ -87,13 +89,12 @@ def stock_config(config: Config) -> Config:
     if batcher.startswith(f"{PREFIX}.batch_by_"):
         settings = {key: value for key, value in training["batcher"].items() if key != "seed"}
         training["batcher"] = settings | {"@batchers": batcher.replace(PREFIX, "spacy", 1)}
-    _use_stock_schedules(training)
     if registered_name(training.get("before_to_disk"), "@callbacks") == TO_STOCK:
         training["before_to_disk"] = None
     return stock
 
 
-def _use_stock_schedules(section: dict[str, Any]) -> None:
+def _use_thinc_schedules(section: dict[str, Any]) -> None:
     """Put thinc's nearest schedule in the place of ours, which only their names tell apart: thinc
     has no cosine. It too rises to the rate and falls from it until the same step, to 0.0 always."""
     for key, value in section.items():
@@ -101,7 +102,7 @@ def _use_stock_schedules(section: dict[str, Any]) -> None:
             kept = {name: setting for name, setting in value.items() if name != "final_rate"}
             section[key] = kept | {"@schedules": "warmup_linear.v1"}
         elif isinstance(value, dict):
-            _use_stock_schedules(value)
+            _use_thinc_schedules(value)
 
 
 def registered_name(block: Any, registry: str) -> str:
