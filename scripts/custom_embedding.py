@@ -26,7 +26,7 @@ def create_static_plus_learned(
     attr (str): The attribute whose values are learned.
     RETURNS (Model[List[Doc], List[Floats2d]]): For the `embed` of `spacy.Tok2Vec.v2`.
     """
-    table: Model = with_array(HashEmbed(width, rows, column=0))
+    table: Model = with_array(HashEmbed(width, rows, column=0, seed=8))
     learned: Model = chain(FeatureExtractor([attr]), list2ragged(), table)
     return chain(sum_of(StaticVectors(width), learned), ragged2list())
 

@@ -168,17 +168,17 @@ WITHOUT_EMPTY = {
 ALL = WITH_EMPTY | WITHOUT_EMPTY
 
 
-def randomize(model: Model, seed: int = 0) -> None:
+def randomize(model: Model, seed: int = 0, scale: float = 0.5) -> None:
     """Random parameters: the output layers of a fresh model are zeros and would hide errors."""
     order = numpy.random.default_rng(seed)
     for layer in model.walk():
         for name in layer.param_names:
             if layer.has_param(name):
-                values = order.normal(0, 0.5, layer.get_param(name).shape).astype("f")
+                values = order.normal(0, scale, layer.get_param(name).shape).astype("f")
                 layer.set_param(name, layer.ops.asarray(values))
         for shim in layer.shims:
             for parameter in shim._model.parameters():
-                values = order.normal(0, 0.5, parameter.shape).astype("f")
+                values = order.normal(0, scale, parameter.shape).astype("f")
                 parameter.data.copy_(torch.from_numpy(values))
 
 
