@@ -9,7 +9,7 @@ from wasabi import msg
 
 import functions  # noqa: F401  registers what the configs name
 from zero_copy.errors import exit_on_error
-from zero_copy.training import embeds_vectors, find_config, find_corpus
+from zero_copy.training import VECTORS, embeds_vectors, find_config, find_corpus
 from zero_copy.vectors import make_vectors
 
 
@@ -31,14 +31,14 @@ def main(
             return
         path = find_corpus(corpus, "train", ".safetensors")
         make_vectors(
-            *(path, corpus / "vectors"),
+            *(path, corpus / VECTORS),
             lang=lang,
             source=source,
             dim=dim,
             epochs=epochs,
             threads=threads,
         )
-        vectors = spacy.load(corpus / "vectors").vocab.vectors
+        vectors = spacy.load(corpus / VECTORS).vocab.vectors
         msg.good(
             f"{corpus / 'vectors'}: {vectors.shape[0]:,} rows, {vectors.shape[1]} wide, "
             + ("of subwords" if vectors.mode == Mode.floret else f"of {vectors.n_keys:,} words")

@@ -1,7 +1,11 @@
 """Small corpora, packed and not, on which both sides of a comparison run."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+# As many tests as there are cores run at a time, so each and what it starts gets one thread.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy
 import pytest

@@ -271,6 +271,20 @@ def test_fingerprint_changes_with_what_counts(corpus, tmp_path):
     assert run_fingerprint(one, replace(setting, work=Path("other")), "a") in prints
 
 
+@pytest.mark.parametrize(
+    ("name", "file"), [("vectors", "vectors/data"), ("pretrained", "pretrained.bin")]
+)
+def test_fingerprint_changes_with_what_training_starts_from(tmp_path, name, file):
+    prints = set()
+    for content in (b"first", b"second"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(content)
+        for variant in (name, "bow"):
+            one = Run(variant, "zero_copy", 0, CONFIGS / f"{variant}.cfg")
+            prints.add(run_fingerprint(one, Setting(tmp_path, tmp_path, "-1"), "a"))
+    assert len(prints) == 3
+
+
 def test_results_of_another_corpus_are_not_found(compared, corpus):
     folder = compared / "work" / "bow-zero_copy-0"
     fingerprint = srsly.read_json(folder / "result.json")["fingerprint"]

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,9 +30,10 @@ from zero_copy.errors import UserError
 from zero_copy.files import publish, staging
 from zero_copy.packaging import code_files, load_pipeline_config
 from zero_copy.predictions import read_predictions, save_predictions
+from zero_copy.pretraining import PRETRAINED, is_pretrained
 from zero_copy.recording import summarize_recording, with_recording
 from zero_copy.results import SIDES, Task
-from zero_copy.training import choose_gpu, find_config, find_corpus
+from zero_copy.training import VECTORS, choose_gpu, embeds_vectors, find_config, find_corpus
 
 SCRIPTS = Path(__file__).parent.parent
 POLL_SECONDS = 0.2
@@ -236,12 +237,16 @@ def corpus_digest(corpus: Path) -> str:
     corpus (Path): The folder.
     RETURNS (str): It changes when a text, a label or a split does.
     """
+    splits = (corpus / f"{split}.spacy" for split in ("train", "dev", "test"))
+    return _digest_files(path for split in splits for path in sorted(walk_corpus(split, FILE_TYPE)))
+
+
+def _digest_files(paths: Iterable[Path]) -> str:
     digest = blake2b(digest_size=16)
-    for split in ("train", "dev", "test"):
-        for path in sorted(walk_corpus(corpus / f"{split}.spacy", FILE_TYPE)):
-            with path.open("rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -255,7 +260,21 @@ def run_fingerprint(run: Run, setting: Setting, corpus: str) -> str:
     """
     device, _ = choose_gpu(setting.gpu_id)
     parts = [run.config.read_text(encoding="utf8"), run.name, corpus, str(device)]
-    return _digest([*parts, *setting.overrides])
+    prepared = _digest_files(prepared_files(run.config, setting.corpus))
+    return _digest([*parts, prepared, *setting.overrides])
+
+
+def prepared_files(config: Path, corpus: Path) -> list[Path]:
+    """What the workflow has made of a corpus for a config to start from.
+
+    config (Path): The config.
+    corpus (Path): Folder of the corpus.
+    RETURNS (List[Path]): Files of word vectors and pretrained parameters, as far as the config
+        takes them and they are there.
+    """
+    vectors = sorted((corpus / VECTORS).rglob("*")) if embeds_vectors(config) else []
+    pretrained = [corpus / PRETRAINED] if is_pretrained(config) else []
+    return [path for path in (*vectors, *pretrained) if path.is_file()]
 
 
 def baseline_fingerprint(baseline: Baseline, task: Task, corpus: str) -> str:

@@ -13,6 +13,9 @@ from thinc.compat import has_cupy_gpu
 from zero_copy.errors import UserError
 from zero_copy.static_vectors import uses_vectors
 
+# The folder of word vectors beside a corpus.
+VECTORS = "vectors"
+
 
 def find_config(path: Path) -> Path:
     """A config that is there.
@@ -82,7 +85,7 @@ def find_vectors(config: Path, corpus: Path, overrides: dict[str, Any]) -> dict[
         return {}
     if load_config(config, overrides, interpolate=True)["initialize"].get("vectors"):
         return {}
-    path = corpus / "vectors"
+    path = corpus / VECTORS
     if not path.exists():
         raise UserError(
             f"{config.stem} embeds word vectors, and there are none at {path}",
