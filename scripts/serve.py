@@ -17,7 +17,7 @@ from wasabi import msg
 import functions  # noqa: F401  registers what a pipeline's config may name
 from zero_copy import metrics
 from zero_copy.errors import UserError, exit_on_error
-from zero_copy.serving import Settings, create_app, load_lanes
+from zero_copy.serving import Settings, check_limits, create_app, load_lanes
 
 SETTINGS = "ZERO_COPY_SERVICE"
 DEFAULTS = Settings(model="")
@@ -81,16 +81,6 @@ def main(
             os.environ.setdefault(metrics.FOLDER, folder)
             os.environ[SETTINGS] = settings.model_dump_json()
             listen("serve:create_worker", factory=True, workers=workers)
-
-
-def check_limits(settings: Settings) -> None:
-    """Check that the limits leave room for each other."""
-    if settings.max_texts > settings.max_waiting:
-        raise UserError(
-            f"A request may have {settings.max_texts:,} texts, the queue "
-            f"only {settings.max_waiting:,}",
-            "Lower --max-texts, or raise --max-waiting.",
-        )
 
 
 def create_worker() -> FastAPI:

@@ -147,6 +147,8 @@ class Gatherer:
             self.observe(len(batch), perf_counter() - start, self.waiting)
             for (request, number), answer in zip(batch, answers, strict=True):
                 request.answer(number, answer)
+            if lane.classifier.is_worn:
+                await loop.run_in_executor(lane.thread, lane.classifier.renew)
 
     def take(self) -> list[tuple[Waiting, int]]:
         """Take the next batch off the queue: from each request a text, in turns.

@@ -16,6 +16,7 @@ from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
 
 from zero_copy import metrics
 from zero_copy.classifying import Classifier
+from zero_copy.errors import UserError
 from zero_copy.gathering import Gatherer, Lane, QueueFullError
 from zero_copy.limits import Limits
 
@@ -106,6 +107,20 @@ class InvalidFields(BaseModel):
     """What is wrong with a request."""
 
     detail: list[Invalid]
+
+
+def check_limits(settings: Settings) -> None:
+    """Check that the limits leave room for each other.
+
+    settings (Settings): The settings.
+    RAISES (UserError): If a request that is not too large would never find room.
+    """
+    if settings.max_texts > settings.max_waiting:
+        raise UserError(
+            f"A request may have {settings.max_texts:,} texts, the queue only "
+            f"{settings.max_waiting:,}",
+            "Lower --max-texts, or raise --max-waiting.",
+        )
 
 
 def load_lanes(settings: Settings) -> list[Lane]:
