@@ -7,10 +7,11 @@ import pytest
 import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
+from spacy.training import Example
 from spacy.vectors import Vectors
 
 from conftest import LABELS, random_docs, save_docs
-from zero_copy.classifying import Classifier, categories, find_classifiers
+from zero_copy.classifying import Classifier, categories, copy_pipeline, find_classifiers
 from zero_copy.errors import UserError
 
 TEXTS = ["wheat and corn", "ships at the port", "", "tonnes of U.S. wheat", " ", "é %"]
@@ -110,6 +111,37 @@ def test_worn_pipeline_is_replaced_by_one_that_answers_alike(pipeline, tmp_path,
     assert classifier.nlp.vocab.vectors.shape == ((2, 3) if with_vectors else (0, 0))
     assert classifier.nlp.vocab["wheat"].has_vector is with_vectors
     assert classifier.classify(TEXTS) == before
+
+
+def test_copy_of_a_pipeline_with_listeners_and_rules_answers_alike():
+    nlp = spacy.blank("en")
+    nlp.add_pipe("tok2vec")
+    listener = {"@architectures": "spacy.Tok2VecListener.v1", "width": 96, "upstream": "*"}
+    model = {
+        "@architectures": "spacy.TextCatReduce.v1",
+        "tok2vec": listener,
+        "exclusive_classes": False,
+        "use_reduce_first": False,
+        "use_reduce_last": False,
+        "use_reduce_max": True,
+        "use_reduce_mean": True,
+    }
+    nlp.add_pipe("textcat_multilabel", config={"model": model})
+    docs = random_docs(nlp, [8] * 20)
+    examples = [Example(nlp.make_doc(doc.text), doc) for doc in docs]
+    optimizer = nlp.initialize(lambda: examples)
+    for _ in range(3):
+        nlp.update(examples, sgd=optimizer)
+    ruler = nlp.add_pipe("entity_ruler")
+    ruler.add_patterns([{"label": "GRAIN", "pattern": "wheat"}])
+    expected = nlp("wheat and ships").cats
+    copied = copy_pipeline(nlp)
+    for number in range(3):
+        with copied.memory_zone():
+            doc = copied(f"wheat and ships {number}")
+            assert [entity.label_ for entity in doc.ents] == ["GRAIN"]
+    assert copied("wheat and ships").cats == pytest.approx(expected)
+    assert copied.pipe_names == nlp.pipe_names
 
 
 def test_pipeline_that_can_not_be_copied_goes_on(pipeline):
