@@ -21,6 +21,8 @@ from zero_copy.serving import Settings, check_limits, create_app, load_lanes
 
 SETTINGS = "ZERO_COPY_SERVICE"
 DEFAULTS = Settings(model="")
+# A worker that says nothing for so long is replaced; while it loads, it says nothing.
+START_SECONDS = 120
 
 
 def main(
@@ -72,6 +74,7 @@ def main(
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=ceil(timeout),
+            timeout_worker_healthcheck=START_SECONDS,
         )
         if workers == 1:
             listen(create_app(settings))

@@ -179,7 +179,8 @@ def show_mistakes(model: str, corpus: Path | None, name: str) -> None:
     rows = chosen["selection"]["rows"]
     if rows and rows[0] < len(kept):
         mistake = kept[rows[0]]
-        st.markdown(f"Text {mistake.number:,} is **{', '.join(mistake.right) or 'nothing'}**.")
+        right_ones = ", ".join(mistake.right) or "in no category"
+        st.markdown(f"Text {mistake.number:,} is **{right_ones}**, and was taken for:")
         show_text(model, mistake.text, name, f"mistake-{mistake.number}")
 
 
