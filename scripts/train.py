@@ -1,6 +1,7 @@
 """Train a pipeline: `spacy train` with this project's functions, corpora and choice of device."""
 
 from pathlib import Path
+from time import perf_counter
 
 import typer
 from spacy.cli._util import parse_config_overrides
@@ -10,7 +11,14 @@ from wasabi import msg
 import functions  # noqa: F401  registers what the configs name
 from zero_copy.errors import exit_on_error
 from zero_copy.pretraining import find_pretrained
-from zero_copy.training import choose_gpu, find_config, find_corpus, find_labels, find_vectors
+from zero_copy.training import (
+    choose_gpu,
+    find_config,
+    find_corpus,
+    find_labels,
+    find_vectors,
+    record_training,
+)
 
 
 def main(
@@ -39,7 +47,9 @@ def main(
         overrides |= parse_config_overrides(context.args)
         overrides |= find_vectors(config, corpus, overrides)
         overrides |= find_pretrained(config, corpus, overrides)
+        start = perf_counter()
         train(config, output, use_gpu=device, overrides=overrides)
+        record_training(output, reason, perf_counter() - start)
 
 
 if __name__ == "__main__":

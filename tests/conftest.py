@@ -13,6 +13,7 @@ import spacy
 import torch
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
+from spacy.training import Example
 
 import functions  # noqa: F401  registers what the configs name
 from zero_copy import store
@@ -71,3 +72,25 @@ def pack_docs(tmp_path: Path) -> Callable[..., PackedBatch]:
         return PackedBatch(corpus, numpy.arange(len(docs)))
 
     return pack_docs
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory) -> Path:
+    """A saved stock pipeline that has learned a little."""
+    nlp = spacy.blank("en")
+    model = {
+        "@architectures": "spacy.TextCatBOW.v3",
+        "exclusive_classes": True,
+        "length": 4096,
+        "ngram_size": 1,
+        "no_output_layer": False,
+    }
+    nlp.add_pipe("textcat", config={"model": model})
+    docs = random_docs(nlp, [8] * 60)
+    examples = [Example(nlp.make_doc(doc.text), doc) for doc in docs]
+    optimizer = nlp.initialize(lambda: examples)
+    for _ in range(5):
+        nlp.update(examples, sgd=optimizer)
+    path = tmp_path_factory.mktemp("pipeline") / "model-best"
+    nlp.to_disk(path)
+    return path

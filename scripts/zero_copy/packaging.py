@@ -1,5 +1,6 @@
-"""What a trained pipeline needs beside spaCy: the files with architectures of one's own."""
+"""A trained pipeline as a package: the files with architectures of one's own that it needs."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,41 @@ def code_files(config: Config) -> list[Path]:
     named = [*_functions(config["nlp"]), *_functions(config["components"])]
     files = [_source_file(kind, name) for kind, name in named]
     return list(dict.fromkeys(file for file in files if file.parent == SCRIPTS))
+
+
+def package_folder(output: Path, meta: dict[str, Any]) -> Path:
+    """Where `spacy package` puts a package.
+
+    output (Path): Its output folder.
+    meta (Dict[str, Any]): The meta.json of the package.
+    RETURNS (Path): The folder.
+    """
+    return output / f"{meta['lang']}_{meta['name']}-{meta['version']}"
+
+
+def clear_package(output: Path, meta: dict[str, Any]) -> None:
+    """Remove an earlier build of the same package, of which `spacy package` would keep the README,
+    and the build every file.
+
+    output (Path): Folder of packages.
+    meta (Dict[str, Any]): The meta.json of the package.
+    """
+    shutil.rmtree(package_folder(output, meta), ignore_errors=True)
+
+
+def find_wheel(output: Path, meta: dict[str, Any]) -> Path:
+    """The wheel that was built.
+
+    output (Path): Folder of packages.
+    meta (Dict[str, Any]): The meta.json of the package.
+    RETURNS (Path): The wheel.
+    RAISES (UserError): If there is none.
+    """
+    folder = package_folder(output, meta)
+    wheels = sorted(folder.glob("dist/*.whl"))
+    if not wheels:
+        raise UserError(f"No wheel was built in {folder}", "What went wrong is said above.")
+    return wheels[0]
 
 
 def _functions(section: Any) -> Iterator[tuple[str, str]]:

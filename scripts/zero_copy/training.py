@@ -1,9 +1,13 @@
 """What stands around `spacy train`: which device, which config, which corpora."""
 
+import shlex
+import sys
 import warnings
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import srsly
 import torch
 from catalogue import RegistryError
 from spacy.util import load_config, load_model_from_config
@@ -11,10 +15,12 @@ from thinc.api import ConfigValidationError, Model
 from thinc.compat import has_cupy_gpu
 
 from zero_copy.errors import UserError
+from zero_copy.machine import describe_machine
 from zero_copy.static_vectors import uses_vectors
 
 # The folder of word vectors beside a corpus.
 VECTORS = "vectors"
+TRAINING_RECORD = "training.json"
 
 
 def find_config(path: Path) -> Path:
@@ -150,3 +156,20 @@ def why_no_gpu(number: int = 0) -> str | None:
     if not has_cupy_gpu:
         return "torch finds one, CuPy does not: pip install -r requirements-gpu.txt"
     return None
+
+
+def record_training(output: Path, device: str, seconds: float) -> None:
+    """Keep how a pipeline was trained, which nobody can tell from the pipeline.
+
+    output (Path): Folder of model-best and model-last.
+    device (str): On what.
+    seconds (float): How long it took.
+    """
+    record = {
+        "command": shlex.join(["python", *sys.argv]),
+        "date": f"{datetime.now():%Y-%m-%d %H:%M}",
+        "device": device,
+        "seconds": seconds,
+        "machine": describe_machine(),
+    }
+    srsly.write_json(output / TRAINING_RECORD, record)

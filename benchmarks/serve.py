@@ -1,0 +1,96 @@
+"""Latency and requests a second of the service under several loads, with batches and without."""
+
+import asyncio
+from itertools import cycle
+from pathlib import Path
+from time import perf_counter
+
+import numpy
+import typer
+from wasabi import msg
+
+from machine import save
+from service import Client, request_bytes, running
+from zero_copy.predictions import read_docs
+
+SIDES = {
+    "batches": [],
+    "one by one": ["--batch-texts", "1", "--window-ms", "0"],
+}
+LANES = {"two lanes": ["--lanes", "2"], "one lane": ["--lanes", "1"]}
+PERCENTILES = (50, 95, 99)
+
+
+def main(
+    models: list[str] = typer.Argument(..., help="Pipelines"),
+    corpus: Path = typer.Option(Path("corpus/r8"), help="Folder with train and test"),
+    clients: list[int] = typer.Option([1, 4, 16, 64], help="Connections that ask at a time"),
+    texts: int = typer.Option(1, help="Texts in a request"),
+    seconds: float = typer.Option(5.0, help="How long each load is kept up"),
+    long_chars: int = typer.Option(100_000, help="Length of the text beside which others come"),
+) -> None:
+    """Each connection sends a request when the last one is answered."""
+    everything = [doc.text for doc in read_docs(corpus / "test.spacy")]
+    requests = [
+        request_bytes(everything[start : start + texts])
+        for start in range(0, len(everything) - texts, texts)
+    ]
+    long_text = request_bytes([" ".join(everything)[:long_chars]])
+    warm_up = ["--warm-up", str(corpus / "train.spacy")]
+    rows = []
+    for model in models:
+        for side, options in SIDES.items():
+            with running(model, *warm_up, *options) as (_, port):
+                for number in clients:
+                    figures = asyncio.run(load(port, requests, number, seconds))
+                    rows.append({"model": model, "side": side, "clients": number, **figures})
+                    show(rows[-1])
+        for side, options in LANES.items():
+            with running(model, *warm_up, *options) as (_, port):
+                figures = asyncio.run(load(port, requests, 4, seconds, long_text))
+                rows.append({"model": model, "side": f"{side}, a long text beside", "clients": 4})
+                rows[-1] |= figures
+                show(rows[-1])
+    save("serve", {"corpus": str(corpus), "texts_in_a_request": texts, "loads": rows})
+
+
+async def load(
+    port: int, requests: list[bytes], clients: int, seconds: float, beside: bytes | None = None
+) -> dict[str, float]:
+    """Keep up a load, and measure it after a first second.
+
+    beside (Optional[bytes]): A request that one more connection sends all the time.
+    RETURNS (Dict[str, float]): Requests a second, and percentiles of the latency in ms.
+    """
+    rest = cycle(requests)
+    latencies: list[float] = []
+    start = perf_counter() + 1.0
+    end = start + seconds
+
+    async def ask(request: bytes | None) -> None:
+        async with Client(port) as client:
+            while (sent := perf_counter()) < end:
+                await client.send(request or next(rest))
+                if sent >= start and request is None:
+                    latencies.append(perf_counter() - sent)
+
+    others = [ask(beside)] if beside else []
+    await asyncio.gather(*(ask(None) for _ in range(clients)), *others)
+    percentiles = numpy.percentile(latencies, PERCENTILES) * 1000
+    return {
+        "requests_per_second": len(latencies) / seconds,
+        **{f"p{it}_ms": float(ms) for it, ms in zip(PERCENTILES, percentiles, strict=True)},
+    }
+
+
+def show(row: dict) -> None:
+    """Print a row."""
+    times = ", ".join(f"p{it} {row[f'p{it}_ms']:.1f}" for it in PERCENTILES)
+    msg.text(
+        f"{Path(row['model']).parent.name}, {row['side']}, {row['clients']} clients: "
+        f"{row['requests_per_second']:,.0f} requests/s, {times} ms"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
