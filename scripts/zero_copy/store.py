@@ -244,18 +244,11 @@ class _Packer:
     def _types(
         self, orth: numpy.ndarray, norm: numpy.ndarray, space: numpy.ndarray
     ) -> numpy.ndarray:
-        # Distinct rows by sorting three columns of integers: sorting rows is ten times slower.
-        orths, orth_codes = numpy.unique(orth, return_inverse=True)
-        norms, norm_codes = numpy.unique(norm, return_inverse=True)
-        codes = (orth_codes * len(norms) + norm_codes) * 2 + space
-        distinct, tokens = numpy.unique(codes, return_inverse=True)
-        rows = zip(
-            orths[distinct // 2 // len(norms)].tolist(),
-            norms[distinct // 2 % len(norms)].tolist(),
-            (distinct % 2).tolist(),
-            strict=True,
-        )
-        numbers = [self.type_numbers.setdefault(row, len(self.type_numbers)) for row in rows]
+        rows, tokens = find_types(orth, norm, space)
+        numbers = [
+            self.type_numbers.setdefault(row, len(self.type_numbers))
+            for row in zip(*(column.tolist() for column in rows), strict=True)
+        ]
         return numpy.array(numbers, "int32")[tokens]
 
     def _cats(self, file: Path, all_cats: list[dict[str, float]]) -> numpy.ndarray:
@@ -279,7 +272,7 @@ class _Packer:
         """The columns of all files together."""
         if not self.token_types:
             raise UserError(f"{source} holds no document with a token", "Check what was converted.")
-        texts = [self.vocab.strings[orth].encode("utf8") for orth, _, _ in self.type_numbers]
+        rows = numpy.array(list(self.type_numbers), "uint64").reshape(-1, len(TOKEN_ATTRS))
         lengths = numpy.concatenate(self.lengths)
         cats = numpy.full((len(lengths), len(self.labels)), MISSING, "uint8")
         row = 0
@@ -287,27 +280,65 @@ class _Packer:
             cats[row : row + len(part), : part.shape[1]] = part
             row += len(part)
         columns = {
-            "type_attrs": self._type_attrs(),
-            "type_texts": numpy.frombuffer(b"".join(texts), "uint8").copy(),
-            "text_offsets": _offsets(numpy.array([len(text) for text in texts], "int64")),
+            **describe_types(self.vocab, self.attrs, rows),
             "token_types": numpy.concatenate(self.token_types),
-            "doc_offsets": _offsets(lengths),
+            "doc_offsets": offsets_of(lengths),
             "cats": cats,
         }
         return {name: torch.from_numpy(column) for name, column in columns.items()}
 
-    def _type_attrs(self) -> numpy.ndarray:
-        rows = numpy.array(list(self.type_numbers), "uint64").reshape(-1, len(TOKEN_ATTRS))
-        # One long Doc of all types gives every lexical attribute at once.
-        words = [self.vocab.strings[orth] for orth, _, _ in self.type_numbers]
-        values = Doc(self.vocab, words=words).to_array(list(self.attrs)).reshape(len(words), -1)
-        values = values.astype("uint64")
-        for number, name in enumerate(TOKEN_ATTRS):
-            values[:, self.attrs.index(name)] = rows[:, number]
-        return values
+
+def find_types(
+    orth: numpy.ndarray, norm: numpy.ndarray, space: numpy.ndarray
+) -> tuple[tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray], numpy.ndarray]:
+    """The distinct tokens among some.
+
+    orth (numpy.ndarray): ORTH of each token, uint64, `(tokens,)`.
+    norm (numpy.ndarray): NORM of each token, uint64, `(tokens,)`.
+    space (numpy.ndarray): SPACY of each token, 0 or 1, `(tokens,)`.
+    RETURNS (Tuple[Tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray], numpy.ndarray]): ORTH, NORM
+        and SPACY of each type, `(types,)`, and the type of each token, int64, `(tokens,)`.
+    """
+    # By sorting three columns of integers: sorting rows is ten times slower.
+    orths, orth_codes = numpy.unique(orth, return_inverse=True)
+    norms, norm_codes = numpy.unique(norm, return_inverse=True)
+    codes = (orth_codes * len(norms) + norm_codes) * 2 + space.astype("int64")
+    distinct, tokens = numpy.unique(codes, return_inverse=True)
+    pairs = distinct // 2
+    rows = orths[pairs // max(len(norms), 1)], norms[pairs % max(len(norms), 1)], distinct % 2
+    return rows, tokens
 
 
-def _offsets(lengths: numpy.ndarray) -> numpy.ndarray:
+def describe_types(
+    vocab: Vocab, attrs: tuple[str, ...], rows: numpy.ndarray
+) -> dict[str, numpy.ndarray]:
+    """The columns of a packed corpus that say what its types are.
+
+    vocab (Vocab): It has the types' strings, and computes their attributes.
+    attrs (Tuple[str, ...]): The attributes to store, TOKEN_ATTRS among them.
+    rows (numpy.ndarray): TOKEN_ATTRS of each type, uint64, `(types, 3)`.
+    RETURNS (Dict[str, numpy.ndarray]): `type_attrs`, `type_texts` and `text_offsets`.
+    """
+    words = [vocab.strings[orth] for orth in rows[:, 0].tolist()]
+    # One long Doc of all types gives every lexical attribute at once.
+    values = Doc(vocab, words=words).to_array(list(attrs)).reshape(len(words), -1)
+    values = values.astype("uint64")
+    for number, name in enumerate(TOKEN_ATTRS):
+        values[:, attrs.index(name)] = rows[:, number]
+    texts = [word.encode("utf8") for word in words]
+    return {
+        "type_attrs": values,
+        "type_texts": numpy.frombuffer(b"".join(texts), "uint8").copy(),
+        "text_offsets": offsets_of(numpy.array([len(text) for text in texts], "int64")),
+    }
+
+
+def offsets_of(lengths: numpy.ndarray) -> numpy.ndarray:
+    """Where each of some pieces starts that stand one after another, and where the last ends.
+
+    lengths (numpy.ndarray): Their lengths, `(pieces,)`.
+    RETURNS (numpy.ndarray): int64, `(pieces + 1,)`.
+    """
     return numpy.concatenate([[0], numpy.cumsum(lengths)]).astype("int64")
 
 
