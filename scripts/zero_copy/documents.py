@@ -1,6 +1,6 @@
 """Reading documents to annotate: a text a row, whatever else stands beside it, and no label."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -34,7 +34,7 @@ class Document(NamedTuple):
     fault: str = ""
 
 
-def read_documents(path: Path, columns: Columns) -> Iterator[Document]:
+def read_documents(path: Path, columns: Columns) -> Generator[Document, None, None]:
     """Read the documents of a file in their order, without holding more than one.
 
     A row that is malformed is a document with a fault, so that one of a million does not stop the
