@@ -3,11 +3,12 @@
 import gc
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from sys import platform
 from typing import Any, TypeVar
 
@@ -105,6 +106,15 @@ def _prepare(work: Work) -> None:
     # Ctrl-C reaches every process of a terminal, and the one that asked for the work tidies up.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _work = work
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A process that was killed can't end its workers, which would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _call(argument: Any) -> Any:
