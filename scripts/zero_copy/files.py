@@ -54,6 +54,23 @@ def publish(temporary: Path, folder: Path) -> None:
 
 
 @contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write a file under, which then replaces another.
+
+    path (Path): The file to replace, or to make; so is its folder.
+    YIELDS (Path): The temporary name, in the same folder.
+    RAISES (OSError): If the disk is full or not writable; what stood at `path` is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
 def locked(path: Path, title: str, advice: str) -> Iterator[None]:
     """Keep a second process out.
 
