@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 
 import convert as command
 import zero_copy.convert
-from zero_copy import tokenizing
+from zero_copy import tokenizing, workers
 from zero_copy.convert import SPLITS, convert, encode_categories
 from zero_copy.docbins import SplitWriter, finish_docbin, start_docbin
 from zero_copy.errors import UserError
@@ -92,7 +92,7 @@ def test_documents_are_what_spacy_makes(
     labels = [("a",), ("b",), ("a", "b"), ()] * (len(texts) // 4)
     encoder = Encoder("en")
     path = tmp_path / "train.spacy"
-    docbin = start_docbin(path, [encoder.encode(texts[i : i + 10]) for i in range(0, 64, 10)])
+    docbin = start_docbin(path, [encoder(texts[i : i + 10]) for i in range(0, 64, 10)])
     finish_docbin(docbin, [encode_categories(chosen, ("a", "b")) for chosen in labels])
 
     nlp = spacy.blank("en")
@@ -123,7 +123,7 @@ def test_large_splits_are_folders_that_spacy_reads(documents: int, tmp_path: Pat
     texts = [f"text {number}" for number in range(documents)]
     writer = SplitWriter(tmp_path / "train.spacy", most_documents=2, most_words=1000)
     for number, text in enumerate(texts):
-        writer.add(encoder.encode([text]), [number % 2])
+        writer.add(encoder([text]), [number % 2])
     writer.close([encode_categories((label,), ("a", "b")) for label in ("b", "a")])
     assert (tmp_path / "train.spacy").is_dir() == (documents > 2)
     docs = read_docs(tmp_path / "train.spacy")
@@ -135,7 +135,7 @@ def test_files_are_bounded_by_words_too(tmp_path: Path) -> None:
     encoder = Encoder("en")
     writer = SplitWriter(tmp_path / "train.spacy", most_documents=100, most_words=5)
     for _ in range(3):
-        writer.add(encoder.encode(["four words in here"]), [0])
+        writer.add(encoder(["four words in here"]), [0])
     writer.close([encode_categories(("a",), ("a", "b"))])
     assert len(list((tmp_path / "train.spacy").iterdir())) == 3
 
@@ -194,7 +194,7 @@ def test_the_number_of_processes_changes_nothing(
 def test_workers_need_not_be_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_csv(tmp_path / "train.csv", make_texts(100))
     convert(source, tmp_path / "one", processes=1)
-    monkeypatch.setattr(tokenizing, "platform", "darwin")
+    monkeypatch.setattr(workers, "START_METHOD", "spawn")
     convert(source, tmp_path / "two", processes=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 

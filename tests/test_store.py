@@ -64,6 +64,39 @@ def test_texts_tokens_spaces_and_categories_come_back(tmp_path, texts):
         ]
 
 
+WORDS = st.tuples(st.text(st.characters(codec="utf8"), min_size=1, max_size=12), st.booleans())
+CATS = st.dictionaries(st.sampled_from(LABELS), st.sampled_from([0.0, 1.0]))
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.tuples(st.lists(WORDS, min_size=1, max_size=8), CATS), min_size=1, max_size=5))
+def test_whatever_the_tokens_are_they_come_back(tmp_path, documents):
+    vocab = spacy.blank("xx").vocab
+    docs = []
+    for words, cats in documents:
+        docs.append(Doc(vocab, words=[w for w, _ in words], spaces=[space for _, space in words]))
+        docs[-1].cats = cats
+    store.pack(save_docs(tmp_path / "a.spacy", docs), tmp_path / "a.safetensors", lang="xx")
+    packed = store.read(tmp_path / "a.safetensors")
+    restored = list(packed.docs(spacy.blank("xx").vocab, range(len(docs))))
+    assert [doc.text for doc in restored] == [doc.text for doc in docs]
+    assert [doc.cats for doc in restored] == [cats for _, cats in documents]
+    for ours, (words, _) in zip(restored, documents, strict=True):
+        assert [(token.text, bool(token.whitespace_)) for token in ours] == words
+
+
+def test_rows_that_are_mixed_into_the_same_number_are_told_apart():
+    first, second = store.MIXERS.tolist()
+    orth = numpy.array([5, 5 + second, 5, 5], "uint64")
+    norm = numpy.array([2**63, (2**63 - first) % 2**64, 2**63, 1], "uint64")
+    rows, types = store.find_types(orth, norm, numpy.array([0, 0, 1, 0], "uint64"))
+    found = [column[types].tolist() for column in rows]
+    assert found == [orth.tolist(), norm.tolist(), [0, 0, 1, 0]]
+    assert len(rows[0]) == 4
+
+
 def test_attributes_are_those_of_the_docs(nlp, tmp_path):
     docs = random_docs(nlp, (50, 3, 20))
     attrs = ["ORTH", "NORM", "LOWER", "PREFIX", "SUFFIX", "SHAPE", "SPACY", "IS_ALPHA", "LENGTH"]

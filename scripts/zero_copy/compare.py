@@ -27,7 +27,7 @@ from spacy.util import load_config
 
 from zero_copy.baselines import BASELINES, Baseline
 from zero_copy.errors import UserError
-from zero_copy.files import publish, staging
+from zero_copy.files import locked, publish, staging
 from zero_copy.packaging import code_files, load_pipeline_config
 from zero_copy.predictions import read_predictions, save_predictions
 from zero_copy.pretraining import PRETRAINED, is_pretrained
@@ -132,17 +132,10 @@ def only_one(work: Path) -> Iterator[None]:
     work (Path): Folder for the runs; it is made if it is missing.
     RAISES (UserError): If a comparison is at work there.
     """
-    import fcntl  # Not on Windows.
-
     work.mkdir(parents=True, exist_ok=True)
-    with (work / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # The system lets go of it at the end.
-        except BlockingIOError:
-            raise UserError(
-                f"Another comparison is at work in {work}",
-                "Two at a time would spoil each other's times. Wait for it, or end it.",
-            ) from None
+    title = f"Another comparison is at work in {work}"
+    advice = "Two at a time would spoil each other's times. Wait for it, or end it."
+    with locked(work / ".lock", title, advice):
         for left in work.glob(".unfinished-*"):
             shutil.rmtree(left, ignore_errors=True)
         yield

@@ -1,6 +1,5 @@
 """Turning labelled texts into the tokenized train, dev and test sets that spaCy reads."""
 
-import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from zero_copy.readers import (
 )
 from zero_copy.splitting import Splitter
 from zero_copy.tokenizing import Chunk, tokenize
+from zero_copy.workers import choose_processes
 
 SPLITS = ("train", "dev", "test")
 # Small enough that all processes have work in a small corpus, large enough to hide its costs.
@@ -217,18 +217,8 @@ def check_processes(processes: int, sources: dict[str, Path]) -> int:
     RETURNS (int): How many to use: no more than will have work.
     RAISES (UserError): If it is neither -1 nor at least 1.
     """
-    if processes == 0 or processes < -1:
-        raise UserError(
-            f"--n-process is {processes}", "Choose at least 1, or -1 for one process a core."
-        )
-    if processes == -1:
-        processes = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else (os.cpu_count() or 1)
-        )
     characters = sum(path.stat().st_size for path in sources.values() if path.is_file())
-    return max(1, min(processes, characters // CHUNK_CHARACTERS))
+    return max(1, min(choose_processes(processes), characters // CHUNK_CHARACTERS))
 
 
 def read_texts(

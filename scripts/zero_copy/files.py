@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
+from zero_copy.errors import UserError
+
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
@@ -49,6 +51,45 @@ def publish(temporary: Path, folder: Path) -> None:
             if target.is_dir() or (path.is_dir() and target.exists()):
                 os.replace(target, replaced / path.name)  # A folder replaces nothing in one step.
             os.replace(path, target)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write a file under, which then replaces another.
+
+    path (Path): The file to replace, or to make; so is its folder.
+    YIELDS (Path): The temporary name, in the same folder.
+    RAISES (OSError): If the disk is full or not writable; what stood at `path` is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, title: str, advice: str) -> Iterator[None]:
+    """Keep a second process out.
+
+    path (Path): The file that says so; the system lets go of it when the process ends.
+    title (str): What to say to the second one.
+    advice (str): What it should do.
+    RAISES (UserError): If there is a process inside.
+    """
+    import fcntl  # Not on Windows.
+
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(title, advice) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

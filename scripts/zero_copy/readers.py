@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 from zero_copy.errors import UserError
 
 ENDINGS = (".tab", ".csv", ".tsv", ".jsonl")
+LINES = ".txt"  # A text a line, which has no room for a label.
 TEXT_COLUMNS = ("text", "review", "content", "sentence", "body", "document")
 LABEL_COLUMNS = ("label", "labels", "category", "class", "stars", "target")
 # Also what stops a quotation mark that is never closed from reading a whole file into memory.
@@ -62,12 +63,12 @@ def read_rows(path: Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Row]:
     RAISES (UserError): Where the file is missing, has another ending, is not UTF-8, is malformed,
         or lacks a column, a text or a label.
     """
-    ending = _check_file(path)
+    ending = check_file(path)
     if columns.separator == "":
         raise UserError(
             "The label separator is empty", "Give one character, such as ';', or leave it out."
         )
-    with _reading(path) as file:
+    with open_text(path) as file:
         if ending == ".jsonl":
             yield from _read_json_lines(path, file, columns)
         else:
@@ -77,24 +78,25 @@ def read_rows(path: Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Row]:
 def count_lines(path: Path) -> int:
     """Count the lines of a file, which takes a small part of the time of reading its rows.
 
-    path (Path): A .tab, .csv, .tsv or .jsonl file, optionally followed by .gz.
+    path (Path): A .tab, .csv, .tsv, .jsonl or .txt file, optionally followed by .gz.
     RETURNS (int): How many lines it has, at least 1.
     RAISES (UserError): Where the file is missing, has another ending, or is not a whole gzip file.
     """
-    _check_file(path)
+    check_file(path, (*ENDINGS, LINES))
     with _unzipping(path), _open(path) as file:
         blocks = iter(lambda: file.read(1 << 20), b"")
         return 1 + sum(block.count(b"\n") for block in blocks)
 
 
-def file_ending(path: Path) -> str | None:
+def file_ending(path: Path, endings: Sequence[str] = ENDINGS) -> str | None:
     """Tell the format of a file by its name.
 
     path (Path): The file; it need not exist.
-    RETURNS (Optional[str]): One of ENDINGS, or None if it is none of them.
+    endings (Sequence[str]): The endings that will do.
+    RETURNS (Optional[str]): One of them, or None if it is none of them.
     """
     name = path.name.lower().removesuffix(".gz")
-    return next((ending for ending in ENDINGS if name.endswith(ending)), None)
+    return next((ending for ending in endings if name.endswith(ending)), None)
 
 
 def find_split(folder: Path, split: str) -> Path | None:
@@ -118,12 +120,19 @@ def find_split(folder: Path, split: str) -> Path | None:
     return found[0] if found else None
 
 
-def _check_file(path: Path) -> str:
-    ending = file_ending(path)
+def check_file(path: Path, endings: Sequence[str] = ENDINGS) -> str:
+    """Tell the format of a file of texts that is there.
+
+    path (Path): The file.
+    endings (Sequence[str]): The endings that will do.
+    RETURNS (str): One of them.
+    RAISES (UserError): If it has none of them, or is not there.
+    """
+    ending = file_ending(path, endings)
     if ending is None:
         raise UserError(
             f"Cannot tell the format of {path} by its ending",
-            f"The endings known are {', '.join(ENDINGS)}, each also followed by .gz.",
+            f"The endings known are {', '.join(endings)}, each also followed by .gz.",
         )
     if not path.is_file():
         raise UserError(f"There is no file {path}", "Check the path.")
@@ -136,14 +145,20 @@ def _open(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[TextIO]:
-    """Open a text file, and say in one message what is wrong with its bytes."""
+def open_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
+    """Open a text file, zipped or not, and say in one message what is wrong with its bytes.
+
+    path (Path): The file.
+    errors (str): What to do with bytes that are not UTF-8, as in Python's `open`.
+    YIELDS (TextIO): The file, its line ends as they are.
+    RAISES (UserError): If it is cut off, or is not UTF-8.
+    """
     try:
         # Line ends stay as they are, so that those inside quoted texts are kept.
         with (
             _unzipping(path),
             _open(path) as binary,
-            TextIOWrapper(binary, "utf-8-sig", newline="") as file,
+            TextIOWrapper(binary, "utf-8-sig", errors, newline="") as file,
         ):
             yield file
     except UnicodeDecodeError as error:
@@ -179,7 +194,31 @@ def _undecodable(path: Path) -> UserError:
 # Tables: .csv, .tsv and .tab
 
 
-def _read_table(path: Path, file: TextIO, columns: Columns, ending: str) -> Iterator[Row]:
+class Table(NamedTuple):
+    """A table whose header has been read.
+
+    header (List[str]): Names of the columns.
+    text_at (int): Number of the column of texts.
+    label (Optional[str]): The column that holds labels by its name or flag.
+    rows (Iterator[Tuple[int, List[str]]]): The line on which each row begins, and its fields.
+    """
+
+    header: list[str]
+    text_at: int
+    label: str | None
+    rows: Iterator[tuple[int, list[str]]]
+
+
+def open_table(path: Path, file: TextIO, columns: Columns, ending: str) -> Table:
+    """Read the header of a table.
+
+    path (Path): The file.
+    file (TextIO): The same, opened.
+    columns (Columns): Where the texts stand.
+    ending (str): Its format.
+    RETURNS (Table): The table, of which no row has been read.
+    RAISES (UserError): If it is empty, or there is no telling which column holds the texts.
+    """
     csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(
         file,
@@ -198,14 +237,33 @@ def _read_table(path: Path, file: TextIO, columns: Columns, ending: str) -> Iter
         default_text = _first_known(header, TEXT_COLUMNS)
         default_label = _first_known(header, LABEL_COLUMNS)
     text_at = header.index(_choose(path, header, columns.text, default_text, "text"))
-    label_at = header.index(_choose(path, header, columns.label, default_label, "label"))
-    for line, row in rows:
-        if len(row) != len(header):
-            raise UserError(
-                f"{path}, line {line}, has {len(row)} fields, but the header has {len(header)}",
-                _quoting_advice(ending),
-            )
-        text, cell = row[text_at], row[label_at]
+    return Table(header, text_at, default_label, rows)
+
+
+def check_fields(path: Path, line: int, row: list[str], table: Table, ending: str) -> None:
+    """Make sure that a row has the columns of its table.
+
+    path (Path): The file.
+    line (int): Where the row begins.
+    row (List[str]): Its fields.
+    table (Table): The table.
+    ending (str): The file's format.
+    RAISES (UserError): If it has more or fewer.
+    """
+    if len(row) != len(table.header):
+        raise UserError(
+            f"{path}, line {line}, has {len(row)} fields, but the header has {len(table.header)}",
+            _quoting_advice(ending),
+        )
+
+
+def _read_table(path: Path, file: TextIO, columns: Columns, ending: str) -> Iterator[Row]:
+    table = open_table(path, file, columns, ending)
+    label = _choose(path, table.header, columns.label, table.label, "label")
+    label_at = table.header.index(label)
+    for line, row in table.rows:
+        check_fields(path, line, row, table, ending)
+        text, cell = row[table.text_at], row[label_at]
         # A row of neither is what an empty line looks like in a table, R52's first for one.
         nothing = not text.strip() and not cell.strip()
         labels = () if nothing else _split_labels(path, line, cell, columns.separator)
@@ -292,20 +350,40 @@ def _read_json_lines(path: Path, file: TextIO, columns: Columns) -> Iterator[Row
     for number, line in enumerate(file, 1):
         if line.isspace():
             continue
-        record = _parse_record(path, number, line)
+        record = parse_record(path, number, line)
         if text_key is None or label_key is None:
+            text_key = find_text_key(path, record, columns)
             names = list(record)
-            default_text = _first_known(names, TEXT_COLUMNS)
             default_label = _first_known(names, LABEL_COLUMNS)
-            text_key = _choose(path, names, columns.text, default_text, "text")
             label_key = _choose(path, names, columns.label, default_label, "label")
-        text = _json_text(path, number, record, text_key)
+        text = json_text(path, number, record, text_key)
         yield Row(number, text, _json_labels(path, number, record, label_key, columns.separator))
     if text_key is None:
         raise UserError(f"{path} is empty", "It must hold at least one text.")
 
 
-def _parse_record(path: Path, line_number: int, line: str) -> dict[str, Any]:
+def find_text_key(path: Path, record: dict[str, Any], columns: Columns) -> str:
+    """Find out which key of the records of a file holds the text.
+
+    path (Path): The file.
+    record (Dict[str, Any]): Its first record.
+    columns (Columns): Where the texts stand.
+    RETURNS (str): The key.
+    RAISES (UserError): If there is no telling.
+    """
+    names = list(record)
+    return _choose(path, names, columns.text, _first_known(names, TEXT_COLUMNS), "text")
+
+
+def parse_record(path: Path, line_number: int, line: str) -> dict[str, Any]:
+    """Parse a line of JSON.
+
+    path (Path): The file.
+    line_number (int): Where the line stands.
+    line (str): The line.
+    RETURNS (Dict[str, Any]): The object that it holds.
+    RAISES (UserError): If it holds none, or something that is not UTF-8.
+    """
     try:
         record = json.loads(line)
         if "\\ud" in line.lower():  # It may be half a surrogate pair, which UTF-8 cannot spell.
@@ -333,7 +411,16 @@ def _json_value(path: Path, line: int, record: dict[str, Any], key: str) -> Any:
     return record[key]
 
 
-def _json_text(path: Path, line: int, record: dict[str, Any], key: str) -> str:
+def json_text(path: Path, line: int, record: dict[str, Any], key: str) -> str:
+    """The text of a record.
+
+    path (Path): The file.
+    line (int): Where the record stands.
+    record (Dict[str, Any]): The record.
+    key (str): What the text stands under.
+    RETURNS (str): The text.
+    RAISES (UserError): If there is none.
+    """
     value = _json_value(path, line, record, key)
     if not isinstance(value, str):
         raise UserError(

@@ -13,7 +13,6 @@ once and a token is the number of its type: 4 bytes, whatever attributes a model
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from spacy.training.corpus import FILE_TYPE, walk_corpus
 from spacy.vocab import Vocab
 
 from zero_copy.errors import UserError
+from zero_copy.files import replacing
 
 FORMAT = "zero_copy.packed"
 FORMAT_VERSION = 1
@@ -44,6 +44,8 @@ LEXICAL_ATTRS = (
     *("LIKE_URL", "LIKE_NUM", "LIKE_EMAIL"),
 )
 MISSING = 255
+# Odd numbers with no pattern in their bits (those of xxHash).
+MIXERS = numpy.array([0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F], "uint64")
 COLUMNS = ("type_attrs", "type_texts", "text_offsets", "token_types", "doc_offsets", "cats")
 
 
@@ -225,7 +227,7 @@ class _Packer:
 
     def add(self, file: Path) -> int:
         """Add a DocBin file; returns how many documents it held."""
-        docs = _read_docbin(file)
+        docs = read_docbin(file)
         for string in docs.strings:
             self.vocab.strings.add(string)
         kept = [number for number, tokens in enumerate(docs.tokens) if len(tokens)]
@@ -244,18 +246,11 @@ class _Packer:
     def _types(
         self, orth: numpy.ndarray, norm: numpy.ndarray, space: numpy.ndarray
     ) -> numpy.ndarray:
-        # Distinct rows by sorting three columns of integers: sorting rows is ten times slower.
-        orths, orth_codes = numpy.unique(orth, return_inverse=True)
-        norms, norm_codes = numpy.unique(norm, return_inverse=True)
-        codes = (orth_codes * len(norms) + norm_codes) * 2 + space
-        distinct, tokens = numpy.unique(codes, return_inverse=True)
-        rows = zip(
-            orths[distinct // 2 // len(norms)].tolist(),
-            norms[distinct // 2 % len(norms)].tolist(),
-            (distinct % 2).tolist(),
-            strict=True,
-        )
-        numbers = [self.type_numbers.setdefault(row, len(self.type_numbers)) for row in rows]
+        rows, tokens = find_types(orth, norm, space)
+        numbers = [
+            self.type_numbers.setdefault(row, len(self.type_numbers))
+            for row in zip(*(column.tolist() for column in rows), strict=True)
+        ]
         return numpy.array(numbers, "int32")[tokens]
 
     def _cats(self, file: Path, all_cats: list[dict[str, float]]) -> numpy.ndarray:
@@ -279,7 +274,7 @@ class _Packer:
         """The columns of all files together."""
         if not self.token_types:
             raise UserError(f"{source} holds no document with a token", "Check what was converted.")
-        texts = [self.vocab.strings[orth].encode("utf8") for orth, _, _ in self.type_numbers]
+        rows = numpy.array(list(self.type_numbers), "uint64").reshape(-1, len(TOKEN_ATTRS))
         lengths = numpy.concatenate(self.lengths)
         cats = numpy.full((len(lengths), len(self.labels)), MISSING, "uint8")
         row = 0
@@ -287,31 +282,91 @@ class _Packer:
             cats[row : row + len(part), : part.shape[1]] = part
             row += len(part)
         columns = {
-            "type_attrs": self._type_attrs(),
-            "type_texts": numpy.frombuffer(b"".join(texts), "uint8").copy(),
-            "text_offsets": _offsets(numpy.array([len(text) for text in texts], "int64")),
+            **describe_types(self.vocab, self.attrs, rows),
             "token_types": numpy.concatenate(self.token_types),
-            "doc_offsets": _offsets(lengths),
+            "doc_offsets": offsets_of(lengths),
             "cats": cats,
         }
         return {name: torch.from_numpy(column) for name, column in columns.items()}
 
-    def _type_attrs(self) -> numpy.ndarray:
-        rows = numpy.array(list(self.type_numbers), "uint64").reshape(-1, len(TOKEN_ATTRS))
-        # One long Doc of all types gives every lexical attribute at once.
-        words = [self.vocab.strings[orth] for orth, _, _ in self.type_numbers]
-        values = Doc(self.vocab, words=words).to_array(list(self.attrs)).reshape(len(words), -1)
-        values = values.astype("uint64")
-        for number, name in enumerate(TOKEN_ATTRS):
-            values[:, self.attrs.index(name)] = rows[:, number]
-        return values
+
+def find_types(
+    orth: numpy.ndarray, norm: numpy.ndarray, space: numpy.ndarray
+) -> tuple[tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray], numpy.ndarray]:
+    """The distinct tokens among some.
+
+    orth (numpy.ndarray): ORTH of each token, uint64, `(tokens,)`.
+    norm (numpy.ndarray): NORM of each token, uint64, `(tokens,)`.
+    space (numpy.ndarray): SPACY of each token, 0 or 1, `(tokens,)`.
+    RETURNS (Tuple[Tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray], numpy.ndarray]): ORTH, NORM
+        and SPACY of each type, `(types,)`, and the type of each token, int64, `(tokens,)`.
+    """
+    # Tokens are sorted by one number that stands for their three, and only what differs in it, a
+    # few of them, by the three. Two rows have the same number as seldom as two strings one hash.
+    mixed = orth * MIXERS[0] + norm * MIXERS[1] + space.astype("uint64")
+    distinct, candidates = numpy.unique(mixed, return_inverse=True)
+    first = numpy.empty(len(distinct), "int64")
+    first[candidates] = numpy.arange(len(candidates))
+    columns = (orth, norm, space)
+    if not all((column[first][candidates] == column).all() for column in columns):
+        first = candidates = numpy.arange(len(orth))
+    rows, types = _sorted_types(*(column[first] for column in columns))
+    return rows, types[candidates]
 
 
-def _offsets(lengths: numpy.ndarray) -> numpy.ndarray:
+def _sorted_types(
+    orth: numpy.ndarray, norm: numpy.ndarray, space: numpy.ndarray
+) -> tuple[tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray], numpy.ndarray]:
+    # By sorting three columns of integers: sorting rows is ten times slower.
+    orths, orth_codes = numpy.unique(orth, return_inverse=True)
+    norms, norm_codes = numpy.unique(norm, return_inverse=True)
+    codes = (orth_codes * len(norms) + norm_codes) * 2 + space.astype("int64")
+    distinct, types = numpy.unique(codes, return_inverse=True)
+    pairs = distinct // 2
+    rows = orths[pairs // max(len(norms), 1)], norms[pairs % max(len(norms), 1)], distinct % 2
+    return rows, types
+
+
+def describe_types(
+    vocab: Vocab, attrs: tuple[str, ...], rows: numpy.ndarray
+) -> dict[str, numpy.ndarray]:
+    """The columns of a packed corpus that say what its types are.
+
+    vocab (Vocab): It has the types' strings, and computes their attributes.
+    attrs (Tuple[str, ...]): The attributes to store, TOKEN_ATTRS among them.
+    rows (numpy.ndarray): TOKEN_ATTRS of each type, uint64, `(types, 3)`.
+    RETURNS (Dict[str, numpy.ndarray]): `type_attrs`, `type_texts` and `text_offsets`.
+    """
+    words = [vocab.strings[orth] for orth in rows[:, 0].tolist()]
+    # One long Doc of all types gives every lexical attribute at once.
+    values = Doc(vocab, words=words).to_array(list(attrs)).reshape(len(words), -1)
+    values = values.astype("uint64")
+    for number, name in enumerate(TOKEN_ATTRS):
+        values[:, attrs.index(name)] = rows[:, number]
+    texts = [word.encode("utf8") for word in words]
+    return {
+        "type_attrs": values,
+        "type_texts": numpy.frombuffer(b"".join(texts), "uint8").copy(),
+        "text_offsets": offsets_of(numpy.array([len(text) for text in texts], "int64")),
+    }
+
+
+def offsets_of(lengths: numpy.ndarray) -> numpy.ndarray:
+    """Where each of some pieces starts that stand one after another, and where the last ends.
+
+    lengths (numpy.ndarray): Their lengths, `(pieces,)`.
+    RETURNS (numpy.ndarray): int64, `(pieces + 1,)`.
+    """
     return numpy.concatenate([[0], numpy.cumsum(lengths)]).astype("int64")
 
 
-def _read_docbin(file: Path) -> DocBin:
+def read_docbin(file: Path) -> DocBin:
+    """Read a DocBin file.
+
+    file (Path): The file.
+    RETURNS (DocBin): Its contents.
+    RAISES (UserError): If it is broken, or lacks NORM.
+    """
     try:
         docs = DocBin().from_disk(file)
     except OSError:
@@ -334,17 +389,12 @@ def write(path: Path, info: PackedInfo, columns: dict[str, torch.Tensor]) -> Non
     columns (Dict[str, torch.Tensor]): Its columns.
     RAISES (OSError): If the disk is full or not writable; what stood at `path` is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as unfinished:
         try:
             save_file(columns, unfinished, metadata={"info": info.model_dump_json()})
             unfinished.chmod(0o644)  # the library makes files that only their owner can read
         except SafetensorError as error:  # how the library reports an I/O error
             raise OSError(None, f"{path} can't be written: {error}") from error
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read(path: Path) -> PackedCorpus:

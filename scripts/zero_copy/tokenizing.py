@@ -1,28 +1,23 @@
 """Tokenizing texts with spaCy's tokenizer on all cores, in flat memory."""
 
-import gc
-import signal
 from array import array
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
-from sys import platform
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy
 import spacy
 from spacy.attrs import NORM, ORTH, SPACY
 from spacy.language import Language
+from spacy.strings import StringStore
 from spacy.tokenizer import Tokenizer
+from spacy.tokens import Doc
 
 from zero_copy.docbins import EncodedDocs, deflate, encode_flags
 from zero_copy.errors import UserError
-from zero_copy.files import uninterrupted
+from zero_copy.workers import work_in_order
 
-# Chunks read ahead for each process, which it works on while a file is written.
-CHUNKS_AHEAD = 8
 # Different words that a process remembers, in some 150 MB. It forgets the rest after each chunk.
 REMEMBERED_WORDS = 200_000
 # A forgotten word still leaves some 50 bytes in spaCy's hash tables: after so many, start afresh.
@@ -45,6 +40,98 @@ class Chunk(NamedTuple):
     lines: int
 
 
+class FlatTokenizer:
+    """A pipeline to tokenize any number of texts with, in flat memory.
+
+    make (Callable[[], Language]): Makes the pipeline, again once too many words have left traces.
+    attrs (Optional[Collection[int]]): Which attributes of a new word to compute; None for all.
+    """
+
+    def __init__(self, make: Callable[[], Language], attrs: Collection[int] | None = None) -> None:
+        self._make = make
+        self._attrs = attrs
+        self._nlp = self._start()
+
+    def __reduce__(self) -> tuple:
+        # Another process makes its own pipeline, where it can't share this one.
+        return FlatTokenizer, (self._make, self._attrs)
+
+    @contextmanager
+    def session(self) -> Iterator[Language]:
+        """A chunk's time with the pipeline, after which its new words are forgotten.
+
+        YIELDS (Language): The pipeline; what it makes must not be used afterwards.
+        """
+        if len(self._nlp.vocab) > REMEMBERED_WORDS + FORGOTTEN_WORDS:
+            self._nlp = self._start()
+        # The tokenizer's cache grows only outside of a memory zone, and vocabularies only grow.
+        if len(self._nlp.vocab) < REMEMBERED_WORDS:
+            yield self._nlp
+        else:
+            with self._nlp.memory_zone():
+                yield self._nlp
+
+    def _start(self) -> Language:
+        nlp = self._make()
+        getters = nlp.vocab.lex_attr_getters  # type: ignore[attr-defined]
+        for attribute in [*getters]:
+            if self._attrs is not None and attribute not in self._attrs:
+                del getters[attribute]
+        if isinstance(nlp.tokenizer, Tokenizer):
+            # spaCy's 10,000 are soon used up, and what is not in the cache takes 15 times as long.
+            nlp.tokenizer.max_cache_size = REMEMBERED_WORDS
+        return nlp
+
+
+class Words(NamedTuple):
+    """The words of consecutive documents.
+
+    attrs (numpy.ndarray): ORTH, NORM and SPACY of each word, uint64, `(words, 3)`.
+    lengths (numpy.ndarray): Words of each document, int32, `(documents,)`.
+    flags (List[bool]): Of each document whether it is unknown where its words have spaces.
+    """
+
+    attrs: numpy.ndarray
+    lengths: numpy.ndarray
+    flags: list[bool]
+
+
+def collect_words(docs: Iterable[Doc]) -> Words:
+    """Collect the words of documents, none of which need be kept.
+
+    docs (Iterable[Doc]): The documents, at least one.
+    RETURNS (Words): Their words.
+    """
+    arrays, flags = [], []
+    for doc in docs:
+        arrays.append(doc.to_array([ORTH, NORM, SPACY]))
+        flags.append(doc.has_unknown_spaces)
+    lengths = numpy.asarray([*map(len, arrays)], dtype="int32")
+    return Words(numpy.concatenate(arrays).astype("uint64", copy=False), lengths, flags)
+
+
+def encode_words(words: Words, strings: StringStore) -> EncodedDocs:
+    """Encode documents to become a part of a DocBin file.
+
+    words (Words): Their words.
+    strings (StringStore): Where the words' strings are.
+    RETURNS (EncodedDocs): The documents.
+    """
+    orths, norms = words.attrs[:, 0], words.attrs[:, 1]
+    keys = numpy.unique(orths), numpy.unique(norms[norms != orths])
+    return EncodedDocs(
+        documents=len(words.lengths),
+        words=len(words.attrs),
+        strings=[strings[key] for part in keys for key in part.tolist()],
+        fields={
+            "tokens": deflate(words.attrs[:, :2].tobytes()),
+            "spaces": deflate(words.attrs[:, 2].astype(bool).tobytes()),
+            "lengths": deflate(words.lengths.tobytes()),
+            **encode_flags(words.flags),
+        },
+    )
+
+
 class Encoder:
     """Turns texts into what stands for them in a DocBin file.
 
@@ -53,56 +140,17 @@ class Encoder:
     """
 
     def __init__(self, lang: str) -> None:
-        self.lang = lang
-        self._nlp = self._make_tokenizer()
+        # Of a new word's attributes only the norm is stored.
+        self._tokenizer = FlatTokenizer(partial(spacy.blank, lang), attrs=[NORM])
 
-    def encode(self, texts: list[str]) -> EncodedDocs:
+    def __call__(self, texts: list[str]) -> EncodedDocs:
         """Tokenize and encode texts.
 
         texts (List[str]): The texts, none of them empty.
         RETURNS (EncodedDocs): The documents.
         """
-        if len(self._nlp.vocab) > REMEMBERED_WORDS + FORGOTTEN_WORDS:
-            self._nlp = self._make_tokenizer()
-        # The tokenizer's cache grows only outside of a memory zone, and vocabularies only grow.
-        if len(self._nlp.vocab) < REMEMBERED_WORDS:
-            return self._encode(texts)
-        with self._nlp.memory_zone():
-            return self._encode(texts)
-
-    def _make_tokenizer(self) -> Language:
-        nlp = spacy.blank(self.lang)
-        # Of a new word's attributes only the norm is stored: do not compute the others.
-        getters = nlp.vocab.lex_attr_getters  # type: ignore[attr-defined]
-        for attribute in [*getters]:
-            if attribute != NORM:
-                del getters[attribute]
-        if isinstance(nlp.tokenizer, Tokenizer):
-            # spaCy's 10,000 are soon used up, and what is not in the cache takes 15 times as long.
-            nlp.tokenizer.max_cache_size = REMEMBERED_WORDS
-        return nlp
-
-    def _encode(self, texts: list[str]) -> EncodedDocs:
-        arrays, flags = [], []
-        for text in texts:
-            doc = self._nlp.tokenizer(text)
-            arrays.append(doc.to_array([ORTH, NORM, SPACY]))
-            flags.append(doc.has_unknown_spaces)
-        words = numpy.concatenate(arrays)
-        orths, norms = words[:, 0], words[:, 1]
-        keys = numpy.unique(orths), numpy.unique(norms[norms != orths])
-        strings = self._nlp.vocab.strings
-        return EncodedDocs(
-            documents=len(arrays),
-            words=len(words),
-            strings=[strings[key] for part in keys for key in part.tolist()],
-            fields={
-                "tokens": deflate(words[:, :2].tobytes()),
-                "spaces": deflate(words[:, 2].astype(bool).tobytes()),
-                "lengths": deflate(numpy.asarray([*map(len, arrays)], dtype="int32").tobytes()),
-                **encode_flags(flags),
-            },
-        )
+        with self._tokenizer.session() as nlp:
+            return encode_words(collect_words(map(nlp.tokenizer, texts)), nlp.vocab.strings)
 
 
 def tokenize(
@@ -120,55 +168,4 @@ def tokenize(
         encoder = Encoder(lang)
     except ImportError as error:
         raise UserError(f"There is no tokenizer for the language '{lang}'", str(error)) from error
-    if processes == 1:
-        for chunk in chunks:
-            yield chunk, encoder.encode(chunk.texts)
-        return
-    try:
-        yield from _tokenize_in_pool(chunks, encoder, processes)
-    except BrokenProcessPool as error:
-        raise UserError(
-            "A process that tokenizes has died",
-            "Most often the memory was full: try again with a smaller --n-process.",
-        ) from error
-
-
-_encoder: Encoder | None = None  # The encoder of a worker process.
-
-
-def _tokenize_in_pool(
-    chunks: Iterable[Chunk], encoder: Encoder, processes: int
-) -> Iterator[tuple[Chunk, EncodedDocs]]:
-    global _encoder
-    # Forked workers need not import spaCy and build the tokenizer again. Only on Linux is it safe.
-    method = "fork" if platform == "linux" else "spawn"
-    pool = ProcessPoolExecutor(processes, get_context(method), _prepare_worker, (encoder.lang,))
-    running: deque[tuple[Chunk, Future[EncodedDocs]]] = deque()
-    try:
-        with uninterrupted():  # Workers start at the first use of a pool.
-            _encoder = encoder
-            gc.freeze()  # Else the workers' collectors make copies of what they share.
-            pool.submit(int)
-        for chunk in chunks:
-            running.append((chunk, pool.submit(_encode_in_worker, chunk.texts)))
-            if len(running) > CHUNKS_AHEAD * processes:
-                done, future = running.popleft()
-                yield done, future.result()
-        for done, future in running:
-            yield done, future.result()
-    finally:
-        _encoder = None
-        gc.unfreeze()
-        pool.shutdown(cancel_futures=True)
-
-
-def _prepare_worker(lang: str) -> None:
-    global _encoder
-    # Ctrl-C reaches every process of a terminal, and the one that asked for the work tidies up.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _encoder = _encoder or Encoder(lang)
-
-
-def _encode_in_worker(texts: list[str]) -> EncodedDocs:
-    assert _encoder is not None
-    return _encoder.encode(texts)
+    yield from work_in_order(chunks, lambda chunk: chunk.texts, encoder, processes)
