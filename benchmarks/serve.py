@@ -11,6 +11,7 @@ from wasabi import msg
 
 from machine import save
 from service import Client, request_bytes, running
+from zero_copy.classifying import Classifier
 from zero_copy.predictions import read_docs
 
 SIDES = {
@@ -29,7 +30,8 @@ def main(
     seconds: float = typer.Option(5.0, help="How long each load is kept up"),
     long_chars: int = typer.Option(100_000, help="Length of the text beside which others come"),
 ) -> None:
-    """Each connection sends a request when the last one is answered."""
+    """Each connection sends a request when the last one is answered. Before that, the pipeline
+    alone reads the texts, with its tokenizer warmed and not."""
     everything = [doc.text for doc in read_docs(corpus / "test.spacy")]
     requests = [
         request_bytes(everything[start : start + texts])
@@ -38,7 +40,14 @@ def main(
     long_text = request_bytes([" ".join(everything)[:long_chars]])
     warm_up = ["--warm-up", str(corpus / "train.spacy")]
     rows = []
+    speeds = {}
     for model in models:
+        speeds[model] = {
+            "cold": words_per_second(model, None, everything),
+            "warm": words_per_second(model, corpus / "train.spacy", everything),
+        }
+        cold, warm = speeds[model].values()
+        msg.text(f"{Path(model).parent.name}: {cold:,.0f} words/s, warmed {warm:,.0f}")
         for side, options in SIDES.items():
             with running(model, *warm_up, *options) as (_, port):
                 for number in clients:
@@ -51,7 +60,11 @@ def main(
                 rows.append({"model": model, "side": f"{side}, a long text beside", "clients": 4})
                 rows[-1] |= figures
                 show(rows[-1])
-    save("serve", {"corpus": str(corpus), "texts_in_a_request": texts, "loads": rows})
+    save(
+        "serve",
+        {"corpus": str(corpus), "texts_in_a_request": texts, "words_per_second": speeds}
+        | {"loads": rows},
+    )
 
 
 async def load(
@@ -81,6 +94,16 @@ async def load(
         "requests_per_second": len(latencies) / seconds,
         **{f"p{it}_ms": float(ms) for it, ms in zip(PERCENTILES, percentiles, strict=True)},
     }
+
+
+def words_per_second(model: str, warm_up: Path | None, texts: list[str]) -> float:
+    """Words that the pipeline reads in a second, without a service around it."""
+    classifier = Classifier.load(model, warm_up=warm_up)
+    words = sum(len(text.split()) for text in texts)
+    start = perf_counter()
+    for first in range(0, len(texts), 64):
+        classifier.classify(texts[first : first + 64])
+    return words / (perf_counter() - start)
 
 
 def show(row: dict) -> None:
