@@ -30,7 +30,9 @@ def running(model: str, *options: str) -> Iterator[tuple[int, int]]:
     """
     port = free_port()
     command = [sys.executable, str(ROOT / "scripts" / "serve.py"), model, "--port", str(port)]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_for(port, process)
         yield process.pid, port
