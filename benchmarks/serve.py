@@ -10,7 +10,7 @@ import typer
 from wasabi import msg
 
 from machine import save
-from service import Client, request_bytes, running
+from service import Client, processor_seconds, request_bytes, running
 from zero_copy.classifying import Classifier
 from zero_copy.predictions import read_docs
 
@@ -49,14 +49,14 @@ def main(
         cold, warm = speeds[model].values()
         msg.text(f"{Path(model).parent.name}: {cold:,.0f} words/s, warmed {warm:,.0f}")
         for side, options in SIDES.items():
-            with running(model, *warm_up, *options) as (_, port):
+            with running(model, *warm_up, *options) as (process, port):
                 for number in clients:
-                    figures = asyncio.run(load(port, requests, number, seconds))
+                    figures = asyncio.run(load(process, port, requests, number, seconds))
                     rows.append({"model": model, "side": side, "clients": number, **figures})
                     show(rows[-1])
         for side, options in LANES.items():
-            with running(model, *warm_up, *options) as (_, port):
-                figures = asyncio.run(load(port, requests, 4, seconds, long_text))
+            with running(model, *warm_up, *options) as (process, port):
+                figures = asyncio.run(load(process, port, requests, 4, seconds, long_text))
                 rows.append({"model": model, "side": f"{side}, a long text beside", "clients": 4})
                 rows[-1] |= figures
                 show(rows[-1])
@@ -68,22 +68,32 @@ def main(
 
 
 async def load(
-    port: int, requests: list[bytes], clients: int, seconds: float, beside: bytes | None = None
+    process: int,
+    port: int,
+    requests: list[bytes],
+    clients: int,
+    seconds: float,
+    beside: bytes | None = None,
 ) -> dict[str, float]:
     """Keep up a load, and measure it after a first second.
 
     beside (Optional[bytes]): A request that one more connection sends all the time.
-    RETURNS (Dict[str, float]): Requests a second, and percentiles of the latency in ms.
+    RETURNS (Dict[str, float]): Requests a second, percentiles of the latency in ms, and the ms of
+        a core that the service took for a request.
     """
     rest = cycle(requests)
     latencies: list[float] = []
+    answered = 0
+    spent = processor_seconds(process)
     start = perf_counter() + 1.0
     end = start + seconds
 
     async def ask(request: bytes | None) -> None:
+        nonlocal answered
         async with Client(port) as client:
             while (sent := perf_counter()) < end:
                 await client.send(request or next(rest))
+                answered += 1
                 if sent >= start and request is None:
                     latencies.append(perf_counter() - sent)
 
@@ -92,6 +102,7 @@ async def load(
     percentiles = numpy.percentile(latencies, PERCENTILES) * 1000
     return {
         "requests_per_second": len(latencies) / seconds,
+        "core_ms": 1000 * (processor_seconds(process) - spent) / answered,
         **{f"p{it}_ms": float(ms) for it, ms in zip(PERCENTILES, percentiles, strict=True)},
     }
 
@@ -111,7 +122,8 @@ def show(row: dict) -> None:
     times = ", ".join(f"p{it} {row[f'p{it}_ms']:.1f}" for it in PERCENTILES)
     msg.text(
         f"{Path(row['model']).parent.name}, {row['side']}, {row['clients']} clients: "
-        f"{row['requests_per_second']:,.0f} requests/s, {times} ms"
+        f"{row['requests_per_second']:,.0f} requests/s, {times} ms, "
+        f"{row['core_ms']:.1f} ms of a core"
     )
 
 
