@@ -30,7 +30,9 @@ def running(model: str, *options: str) -> Iterator[tuple[int, int]]:
     """
     port = free_port()
     command = [sys.executable, str(ROOT / "scripts" / "serve.py"), model, "--port", str(port)]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_for(port, process)
         yield process.pid, port
@@ -62,6 +64,12 @@ def resident_mb(process: int) -> float:
     """Resident memory of a process, in MB (2^20 bytes)."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def processor_seconds(process: int) -> float:
+    """Time that a process has had on all cores, which says more than a clock on a busy machine."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def request_bytes(texts: list[str]) -> bytes:

@@ -18,6 +18,7 @@ import functions  # noqa: F401  registers what a pipeline's config may name
 from zero_copy import metrics
 from zero_copy.errors import UserError, exit_on_error
 from zero_copy.serving import Settings, check_limits, create_app, load_lanes
+from zero_copy.training import choose_gpu
 
 SETTINGS = "ZERO_COPY_SERVICE"
 DEFAULTS = Settings(model="")
@@ -30,7 +31,7 @@ def main(
     host: str = typer.Option("127.0.0.1", help="Address to listen at; 0.0.0.0 for all"),
     port: int = typer.Option(8000, help="Port to listen at"),
     workers: int = typer.Option(1, min=1, help="Processes, each with its own pipelines"),
-    gpu_id: int = typer.Option(DEFAULTS.gpu_id, help="GPU, or -1 for the CPU"),
+    gpu_id: str = typer.Option("auto", help="GPU, -1 for the CPU, or auto"),
     warm_up: Path | None = typer.Option(None, help=".spacy file of texts like those to come"),
     lanes: int = typer.Option(DEFAULTS.lanes, min=1, help="Batches at a time in a process"),
     window_ms: float = typer.Option(
@@ -48,9 +49,11 @@ def main(
     ),
 ) -> None:
     """Limits are those of a process. SIGTERM and Ctrl-C end it when all requests are answered."""
+    with exit_on_error():
+        device, reason = choose_gpu(gpu_id)
     settings = Settings(
         model=model,
-        gpu_id=gpu_id,
+        gpu_id=device,
         warm_up=warm_up,
         lanes=lanes,
         window_ms=window_ms,
@@ -67,6 +70,7 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with exit_on_error(), TemporaryDirectory() as folder:
         check_limits(settings)
+        msg.info(f"Serving on {reason}")
         listen = partial(
             uvicorn.run,
             host=host,

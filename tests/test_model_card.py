@@ -26,6 +26,7 @@ from zero_copy.model_card import (
     missing_facts,
     write_card,
 )
+from zero_copy.training import record_training
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -70,22 +71,12 @@ def metrics(pipeline, corpus, tmp_path) -> Path:
 def test_card_of_all_that_is_known(pipeline, corpus, metrics, tmp_path):
     facts = gather_facts(pipeline, corpus, metrics, "bow")
     assert list(missing_facts(facts).values()) == ["train"]
-    machine = srsly.read_json(metrics / "report.json")["machine"]
-    facts["training"] = {
-        "command": "python scripts/train.py configs/bow.cfg",
-        "date": "2026-01-01 10:00",
-        "device": "CPU",
-        "seconds": 30.2,
-        "machine": machine,
-    }
     facts["meta"]["performance"] = {"textcat_loss": 0.4}
     meta = make_meta(facts)
     card = meta["notes"]
     assert "accuracy (micro F) 96.89 ± 0.21 %" in card
     assert "with 3 seeds" in card
     assert "10.8 times as many" in card
-    assert "python scripts/train.py configs/bow.cfg" in card
-    assert "30 s in all, on CPU" in card
     assert "[components.textcat.model]" in card
     scores = srsly.read_json(metrics / "bow.json")
     for label, row in scores["cats_f_per_type"].items():
@@ -102,6 +93,19 @@ def test_card_of_a_pipeline_that_nothing_is_known_about(pipeline, tmp_path):
     assert "flatter" in card
     assert "not recorded" in card
     assert "### Data" not in card
+
+
+def test_training_is_recorded_beside_the_pipeline(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["scripts/train.py", "configs/my config.cfg"])
+    folder = tmp_path / "model-best"
+    folder.mkdir()
+    for name in ("meta.json", "config.cfg"):
+        (folder / name).write_bytes((pipeline / name).read_bytes())
+    record_training(tmp_path, "CPU", 30.2)
+    card = write_card(gather_facts(folder, tmp_path / "no", tmp_path / "none", "bow"))
+    assert "python scripts/train.py 'configs/my config.cfg'" in card
+    assert "30 s in all, on CPU: " in card
+    assert f"spaCy {spacy.__version__}" in card
 
 
 def test_split_is_counted_alike_packed_or_not(corpus, tmp_path):
