@@ -4,7 +4,6 @@ import os
 
 # A thread that waits for others must not keep a core from tokenizing. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# ruff: noqa: E402
 
 import gzip
 import json
@@ -24,7 +23,7 @@ from machine import save
 from zero_copy.annotating import annotate, make_plan
 
 # What each side annotates in a round: some seconds of work, so that starting does not count much.
-WORDS = {"bow": (4_000_000, 400_000), "cnn": (600_000, 80_000)}
+WORDS = {"bow": (4_000_000, 400_000), "cnn": (800_000, 80_000)}
 STOCK_PROCESSES = (1, 2)
 
 

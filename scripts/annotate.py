@@ -4,7 +4,6 @@ import os
 
 # A thread that waits for others must not keep a core from tokenizing. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# ruff: noqa: E402
 
 from pathlib import Path
 from typing import Annotated
