@@ -23,7 +23,7 @@ from machine import save
 from zero_copy.annotating import annotate, make_plan
 
 # What each side annotates in a round: some seconds of work, so that starting does not count much.
-WORDS = {"bow": (4_000_000, 400_000), "cnn": (800_000, 80_000)}
+WORDS = {"bow": (4_000_000, 2_000_000), "cnn": (1_000_000, 200_000)}
 STOCK_PROCESSES = (1, 2)
 
 
