@@ -1,5 +1,10 @@
 """Annotate any number of texts with the categories of a trained pipeline."""
 
+import os
+
+# A thread that waits for others must not keep a core from tokenizing. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from pathlib import Path
 from typing import Annotated
 
