@@ -13,7 +13,6 @@ once and a token is the number of its type: 4 bytes, whatever attributes a model
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from spacy.training.corpus import FILE_TYPE, walk_corpus
 from spacy.vocab import Vocab
 
 from zero_copy.errors import UserError
+from zero_copy.files import replacing
 
 FORMAT = "zero_copy.packed"
 FORMAT_VERSION = 1
@@ -334,17 +334,11 @@ def write(path: Path, info: PackedInfo, columns: dict[str, torch.Tensor]) -> Non
     columns (Dict[str, torch.Tensor]): Its columns.
     RAISES (OSError): If the disk is full or not writable; what stood at `path` is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         try:
-            save_file(columns, unfinished, metadata={"info": info.model_dump_json()})
-            unfinished.chmod(0o644)  # the library makes files that only their owner can read
+            save_file(columns, temporary, metadata={"info": info.model_dump_json()})
         except SafetensorError as error:  # how the library reports an I/O error
             raise OSError(None, f"{path} can't be written: {error}") from error
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read(path: Path) -> PackedCorpus:
