@@ -100,13 +100,19 @@ def packed_batcher(cut: Cut, seed: int) -> Batcher:
         # spaCy has shuffled the examples; sorted, the order depends on our seed alone.
         docs = numpy.sort(numpy.concatenate([example.batch.docs for example in pool]))
         order.shuffle(docs)
-        ends = docs + corpus.lengths[docs]
-        documents = map(range, docs.tolist(), ends.tolist())
+        documents = _as_ranges(docs, corpus.lengths)
         batches = (numpy.array([document.start for document in batch]) for batch in cut(documents))
         for numbers, share in in_step(batches):
             yield [PackedExample(PackedBatch(corpus, numbers, share), vocab)]
 
     return batch
+
+
+def _as_ranges(docs: numpy.ndarray, lengths: numpy.ndarray) -> Iterator[range]:
+    # A block at a time: as Python's integers, the numbers of ten million documents take 800 MB.
+    for start in range(0, len(docs), 65_536):
+        block = docs[start : start + 65_536]
+        yield from map(range, block.tolist(), (block + lengths[block]).tolist())
 
 
 def in_step(batches: Iterable[numpy.ndarray]) -> Iterator[tuple[numpy.ndarray, float]]:

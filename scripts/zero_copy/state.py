@@ -202,7 +202,8 @@ def create_resumable_logger(logger: Logger, path: str, resume: bool = False) -> 
         state = State(nlp, Path(path))
         if resume:
             state.pass_over()
-        log, finalize = logger(nlp, stdout, stderr)
+        # One logger is enough: others would write to the same files.
+        log, finalize = logger(nlp, stdout, stderr) if not workers.rank() else (_say_nothing,) * 2
 
         def log_step(info: dict[str, Any] | None) -> None:
             log(info)
@@ -212,6 +213,10 @@ def create_resumable_logger(logger: Logger, path: str, resume: bool = False) -> 
         return log_step, finalize
 
     return setup
+
+
+def _say_nothing(info: dict[str, Any] | None = None) -> None:
+    pass
 
 
 class State:
