@@ -47,8 +47,8 @@ def generate(
     done = 0
     while done < documents:
         count = min(SHARD, documents - done)
-        lengths = order.lognormal(numpy.log(words) - sigma**2 / 2, sigma, count)
-        lengths = lengths.clip(1, 2_000).astype("int32")
+        drawn = order.lognormal(numpy.log(words) - sigma**2 / 2, sigma, count)
+        lengths = drawn.clip(1, 2_000).astype("int32")
         labels = order.integers(LABELS, size=count)
         total = int(lengths.sum())
         tokens = table[order.integers(2**24, size=total, dtype="uint32")]

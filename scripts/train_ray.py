@@ -1,5 +1,6 @@
 """Train a pipeline on Ray: on several cores or GPUs of a machine, or on several machines."""
 
+import os
 from pathlib import Path
 
 import typer
@@ -34,7 +35,7 @@ def main(
     """
     with exit_on_error():
         try:
-            from zero_copy import ray_training
+            from zero_copy import ray_cluster, ray_training
         except ImportError as error:
             raise UserError(
                 "Ray is not installed", "pip install -r requirements-ray.txt"
@@ -47,10 +48,13 @@ def main(
             raise UserError(f"{config} reads ordinary examples", "Only packed corpora are shared.")
         packed = [Path(loaded["paths"][split]) for split in ("train", "dev")]
         ray_training.check_corpora(packed, workers)
-        gpu = choose_gpu(gpu_id)[0] >= 0 if not address else gpu_id != "-1"
-        msg.info(f"Training with {workers} workers on {'GPUs' if gpu else 'CPUs'}")
         tell_state(output / FILE, resume=resume)
-        with ray_training.started(address or None, workers * threads):
+        with ray_cluster.started(address or None, workers * threads):
+            if address or "RAY_ADDRESS" in os.environ:
+                gpu = gpu_id != "-1" and ray_cluster.has_gpus()  # here there may be none
+            else:
+                gpu = choose_gpu(gpu_id)[0] >= 0
+            msg.info(f"Training with {workers} workers on {'GPUs' if gpu else 'CPUs'}")
             ray_training.train(
                 loaded,
                 output,

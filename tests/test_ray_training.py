@@ -15,7 +15,7 @@ pytest.importorskip("ray", reason="Ray is an extra: pip install -r requirements-
 
 from conftest import random_docs, save_docs
 from test_state import CONFIG, QUICK, ROOT, same_files, same_states, table
-from zero_copy import ray_training, store
+from zero_copy import ray_cluster, ray_training, store
 from zero_copy.errors import UserError
 from zero_copy.state import FILE, read_header
 
@@ -101,6 +101,6 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 def test_a_ray_that_cannot_start_is_one_message():
     with (
         pytest.raises(UserError, match="Can't reach Ray at"),
-        ray_training.started("nowhere:6379", 1),
+        ray_cluster.started("nowhere:6379", 1),
     ):
         pass

@@ -3,7 +3,7 @@
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy
 import srsly
 
-from zero_copy.docbins import SplitWriter
+from zero_copy.docbins import EncodedDocs, SplitWriter
 from zero_copy.errors import UserError
 from zero_copy.files import publish, staging
 from zero_copy.readers import (
@@ -33,6 +33,7 @@ CHUNK_TEXTS = 2_000
 CHUNK_CHARACTERS = 1_000_000
 
 Report = Callable[[float, int, int], None]
+Tokenize = Callable[[Iterable[Chunk], str, int], Generator[tuple[Chunk, EncodedDocs], None, None]]
 
 
 @dataclass
@@ -99,6 +100,7 @@ def convert(
     seed: int = 0,
     processes: int = -1,
     group_separator: str = "",
+    tokenize: Tokenize = tokenize,
     report: Report | None = None,
 ) -> Statistics:
     """Write train.spacy, dev.spacy and test.spacy from labelled texts.
@@ -119,6 +121,7 @@ def convert(
     group_separator (str): Where it is not empty, each label also gives its group, the part before
         the separator, for a second task: both stand in `doc.cats`, and the labels of the tasks in
         labels/textcat.json and labels/groups.json.
+    tokenize (Callable): What tokenizes, on this machine or on others, with so many processes.
     report (Optional[Callable]): Called now and then with the share of the files that is done,
         from 0 to 1, the number of texts and the number of words.
     RETURNS (Statistics): What was found.

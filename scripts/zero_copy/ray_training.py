@@ -6,8 +6,6 @@ the same parameters and decisions. The first worker logs and saves, as a trainin
 what it saves is what all start from again when one of them dies.
 """
 
-import logging
-import os
 import socket
 import sys
 import threading
@@ -20,7 +18,6 @@ from typing import Any, NamedTuple
 
 import ray
 import torch
-from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -56,40 +53,6 @@ class Setting(NamedTuple):
     gpu: bool
     threads: int
     mark: str
-
-
-@contextmanager
-def started(address: str | None, cpus: int) -> Iterator[None]:
-    """Connect to a Ray cluster, or start Ray on this machine, and leave it at the end.
-
-    address (Optional[str]): Address of the cluster; None for that of `ray job submit` or, if there
-        is none, this machine.
-    cpus (int): Cores that are needed; a machine by itself is taken to have as many at least.
-    RAISES (UserError): If Ray can't start or the cluster can't be reached.
-    """
-    on_cluster = address or os.environ.get("RAY_ADDRESS")
-    settings: dict[str, Any] = (
-        {"address": address}
-        if on_cluster
-        else {
-            "address": "local",
-            "num_cpus": max(cpus, os.cpu_count() or 1),
-            "include_dashboard": False,
-        }
-    )
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Paths are as they were given, and Ray would start workers in a folder of their own.
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
-    except (RayError, OSError, RuntimeError, ValueError, TimeoutError) as error:
-        where = f"reach Ray at {on_cluster}" if on_cluster else "start Ray on this machine"
-        raise UserError(f"Can't {where}", str(error).strip().split("\n")[0]) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def train(
