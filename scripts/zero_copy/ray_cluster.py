@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ def started(address: str | None, cpus: int) -> Iterator[None]:
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
+        if on_cluster and ":" in on_cluster:
+            _reach(on_cluster)
         ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
     except (RayError, OSError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"reach Ray at {on_cluster}" if on_cluster else "start Ray on this machine"
@@ -48,6 +51,15 @@ def started(address: str | None, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Make sure that somebody listens, for whom Ray would wait a minute.
+
+    RAISES (OSError): If nobody does.
+    """
+    host, _, port = address.split("://")[-1].rpartition(":")
+    socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def cores() -> int:
