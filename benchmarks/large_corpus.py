@@ -18,23 +18,24 @@ SAMPLES = 8
 def main(
     folder: Path = typer.Argument(..., help="Where it goes: 14 GB for ten million documents"),
     documents: int = typer.Option(10_000_000, help="How many"),
+    spacy_documents: int = typer.Option(
+        0,
+        help="How many go through .spacy files and `pack`; the others are packed as they are made",
+    ),
     config: str = typer.Option("cnn", help="Config to train"),
     steps: int = typer.Option(400, help="Training steps"),
-    keep: bool = typer.Option(False, help="Keep the corpus, and use it if it is there"),
 ) -> None:
     """Run each stage in a process of its own, and save the figures."""
     from machine import save
 
-    if not keep:
-        shutil.rmtree(folder / "train.spacy", ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    stages = []
-    if not (folder / "train.spacy").exists():
-        stages.append(run(f"generate_stage({str(folder)!r}, {documents})"))
-    stages += [
-        run(f"pack_stage({str(folder)!r})"),
-        run(f"train_stage({str(folder)!r}, {config!r}, {steps})"),
-    ]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    through_spacy = spacy_documents or documents
+    where = repr(str(folder))
+    stages = [run(f"generate_stage({where}, {through_spacy})"), run(f"pack_stage({where})")]
+    if through_spacy < documents:
+        stages.append(run(f"packed_stage({where}, {documents})"))
+    stages.append(run(f"train_stage({where}, {config!r}, {steps})"))
     rows = [
         [name, f"{seconds:,.1f}", f"{stage['peak_mb']:,.0f}", f"{stage['own_mb']:,.0f}"]
         for stage in stages
@@ -44,8 +45,7 @@ def main(
     msg.table(rows, header=header, divider=True, aligns=["l", "r", "r", "r"])
     msg.info(f"MB of its own while training: {stages[-1]['samples_mb']}")
     save("large_corpus", {"documents": documents, "config": config, "stages": stages})
-    if not keep:
-        shutil.rmtree(folder)
+    shutil.rmtree(folder)
 
 
 def run(call: str) -> dict[str, Any]:
@@ -65,7 +65,8 @@ def generate_stage(folder: str, documents: int) -> None:
         for done in generate(Path(folder) / f"{split}.spacy", count, seed=seed):
             print(f"{done:,} documents, {memory()['own_mb']:,.0f} MB", file=sys.stderr)
     size = sum(path.stat().st_size for path in Path(folder).rglob("*.spacy") if path.is_file())
-    _tell({"generate": perf_counter() - start}, spacy_mb=size / 2**20)
+    name = f"make {documents:,} documents"
+    _tell({name: perf_counter() - start}, spacy_mb=size / 2**20)
 
 
 def pack_stage(folder: str) -> None:
@@ -73,19 +74,33 @@ def pack_stage(folder: str) -> None:
     import loop  # noqa: F401  finds the library
     from zero_copy.store import pack
 
-    seen = 0
+    seen, samples = 0, []
 
     def report(documents: int) -> None:
         nonlocal seen
         seen += documents
-        print(f"{seen:,} documents, {memory()['own_mb']:,.0f} MB", file=sys.stderr)
+        samples.append(round(memory()["own_mb"]))
+        print(f"{seen:,} documents, {samples[-1]:,} MB", file=sys.stderr)
 
     start = perf_counter()
     for split in ("dev", "train"):
         source = Path(folder) / f"{split}.spacy"
         pack(source, source.with_suffix(".safetensors"), report=report)
     size = (Path(folder) / "train.safetensors").stat().st_size
-    _tell({"pack": perf_counter() - start}, packed_mb=size / 2**20)
+    _tell({f"pack {seen:,}": perf_counter() - start}, packed_mb=size / 2**20, samples_mb=samples)
+
+
+def packed_stage(folder: str, documents: int) -> None:
+    """Make a larger training corpus in packed form."""
+    from corpus_generator import generate_packed
+
+    start = perf_counter()
+    path = Path(folder) / "train.safetensors"
+    shutil.rmtree(Path(folder) / "train.spacy", ignore_errors=True)
+    for done in generate_packed(path, documents):
+        print(f"{done:,} documents, {memory()['own_mb']:,.0f} MB", file=sys.stderr)
+    name = f"make {documents:,} documents, packed"
+    _tell({name: perf_counter() - start}, packed_mb=path.stat().st_size / 2**20)
 
 
 def train_stage(folder: str, config: str, steps: int) -> None:

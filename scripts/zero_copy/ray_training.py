@@ -6,6 +6,7 @@ the same parameters and decisions. The first worker logs and saves, as a trainin
 what it saves is what all start from again when one of them dies.
 """
 
+import shutil
 import socket
 import sys
 import threading
@@ -82,7 +83,8 @@ def train(
     check_resources(count, gpu, threads)
     output = output.resolve()
     folder = output / RAY_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     log, mark = folder / LOG, uuid.uuid4().hex
     log.write_text("", encoding="utf8")
     (folder / MARKER).write_text(mark, encoding="utf8")
@@ -110,6 +112,7 @@ def train(
             result: Result = trainer.fit()  # type: ignore[assignment]
         except TrainingFailedError as error:
             raise UserError("The training has failed", _cause(error)) from error
+    shutil.rmtree(folder, ignore_errors=True)
     if result.return_value:
         raise UserError(*result.return_value)
 

@@ -244,6 +244,9 @@ class State:
             check(self.path, self.past, self.header)
             for component in self.components.values():
                 component.pass_over(self.past.evaluations)
+        steps = workers.gather(self.past.step if self.past else None)
+        if len(set(steps)) > 1:  # a file server may show an old file for a while
+            raise RuntimeError(f"The workers see states of different steps: {steps}")
 
     def end_evaluation(self, info: dict[str, Any]) -> None:
         """Write the state, or take that of before up where the steps passed over end.
