@@ -206,9 +206,9 @@ def create_resumable_logger(logger: Logger, path: str, resume: bool = False) -> 
         log, finalize = logger(nlp, stdout, stderr) if not workers.rank() else (_say_nothing,) * 2
 
         def log_step(info: dict[str, Any] | None) -> None:
-            log(info)
             if info is not None:
                 state.end_evaluation(info)
+            log(info)
 
         return log_step, finalize
 
