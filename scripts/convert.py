@@ -1,5 +1,7 @@
 """Turn labelled texts into tokenized train, dev and test sets."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +16,10 @@ from rich.progress import (
 )
 from wasabi import msg
 
-from zero_copy.convert import Statistics, convert
-from zero_copy.errors import exit_on_error
+from zero_copy.convert import Statistics, Tokenize, convert
+from zero_copy.errors import UserError, exit_on_error
 from zero_copy.readers import Columns
+from zero_copy.tokenizing import tokenize
 
 MOST_LABELS_SHOWN = 60
 
@@ -42,6 +45,8 @@ def main(
         str, typer.Option(help="What ends the group in a label: sci.med is in group sci with '.'")
     ] = "",
     n_process: Annotated[int, typer.Option(help="Processes; -1 is one a core")] = -1,
+    ray: Annotated[bool, typer.Option("--ray", help="Tokenize on all machines of Ray")] = False,
+    address: Annotated[str, typer.Option(help="Address of a Ray cluster; else this machine")] = "",
 ) -> None:
     """Tokenize labelled texts (.tab, .csv, .tsv or .jsonl, each also .gz) into .spacy files.
 
@@ -63,7 +68,7 @@ def main(
         speed = words / max(bar.tasks[0].elapsed or 0, 0.001)
         bar.update(task, completed=share, texts=texts, speed=speed)
 
-    with exit_on_error():
+    with exit_on_error(), tokenizers(ray, address, n_process) as (run, processes):
         try:
             statistics = convert(
                 source,
@@ -80,13 +85,35 @@ def main(
                 dev_size=dev_size,
                 test_size=test_size,
                 seed=seed,
-                processes=n_process,
+                processes=processes,
                 group_separator=group_separator,
+                tokenize=run,
                 report=report,
             )
         finally:
             bar.stop()
         show(statistics, output)
+
+
+@contextmanager
+def tokenizers(on_ray: bool, address: str, processes: int) -> Iterator[tuple[Tokenize, int]]:
+    """What tokenizes, and with how many processes.
+
+    on_ray (bool): Whether Ray's machines do.
+    address (str): Address of a Ray cluster.
+    processes (int): As asked for; -1 is one a core.
+    YIELDS (Tuple[Callable, int]): What `convert` takes.
+    RAISES (UserError): If Ray is not installed, or can't start.
+    """
+    if not on_ray:
+        yield tokenize, processes
+        return
+    try:
+        from zero_copy import ray_cluster
+    except ImportError as error:
+        raise UserError("Ray is not installed", "pip install -r requirements-ray.txt") from error
+    with ray_cluster.started(address or None, max(processes, 1)):
+        yield ray_cluster.tokenize, ray_cluster.cores() if processes == -1 else processes
 
 
 def show(statistics: Statistics, output: Path) -> None:

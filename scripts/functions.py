@@ -19,6 +19,7 @@ from zero_copy import (
     recording,
     schedules,
     sequence_layers,
+    state,
     static_vectors,
     torch_layers,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "recording",
     "schedules",
     "sequence_layers",
+    "state",
     "static_vectors",
     "torch_head",
     "torch_layers",

@@ -6,19 +6,13 @@ from time import perf_counter
 import typer
 from spacy.cli._util import parse_config_overrides
 from spacy.cli.train import train
+from spacy.util import load_config
 from wasabi import msg
 
 import functions  # noqa: F401  registers what the configs name
-from zero_copy.errors import exit_on_error
-from zero_copy.pretraining import find_pretrained
-from zero_copy.training import (
-    choose_gpu,
-    find_config,
-    find_corpus,
-    find_labels,
-    find_vectors,
-    record_training,
-)
+from zero_copy.errors import UserError, exit_on_error
+from zero_copy.state import FILE, keeps_state, resumable, tell_state, unfinished
+from zero_copy.training import choose_gpu, find_config, overrides_of, record_training
 
 
 def main(
@@ -28,27 +22,35 @@ def main(
     output: Path = typer.Argument(..., help="Folder for model-best and model-last"),
     gpu_id: str = typer.Option("auto", help="GPU, -1 for the CPU, or auto"),
     seed: int = typer.Option(0, help="Seed of parameters, order and dropout"),
+    resume: bool = typer.Option(
+        False, "--resume/--no-resume", "--resume-on/--resume-off", help="Go on after a kill"
+    ),
 ) -> None:
     """Further options change the config, as in spacy train: --training.max_steps 100, say.
 
     A config of stock functions trains from the .spacy files of the same folder.
     """
     with exit_on_error():
-        text = find_config(config).read_text(encoding="utf8")
-        ending = ".safetensors" if "zero_copy.Corpus" in text else ".spacy"
+        find_config(config)
         device, reason = choose_gpu(gpu_id)
         msg.info(f"Training on {reason}")
-        overrides = {
-            "paths.train": str(find_corpus(corpus, "train", ending)),
-            "paths.dev": str(find_corpus(corpus, "dev", ending)),
-            "system.seed": seed,
-            **find_labels(config, corpus),
-        }
-        overrides |= parse_config_overrides(context.args)
-        overrides |= find_vectors(config, corpus, overrides)
-        overrides |= find_pretrained(config, corpus, overrides)
         start = perf_counter()
-        train(config, output, use_gpu=device, overrides=overrides)
+        changes = parse_config_overrides(context.args)
+        overrides = overrides_of(config, corpus, seed, changes)
+        loaded = load_config(config, overrides=overrides)
+        if keeps_state(loaded):
+            tell_state(output / FILE, resume=resume)
+            with unfinished(output) as folder:
+                resumable(loaded, output / FILE, resume=resume).to_disk(folder / config.name)
+                train(folder / config.name, folder, use_gpu=device)
+            msg.good(f"Moved to {output}")
+        elif resume:
+            raise UserError(
+                f"{config} reads ordinary examples, from which no training can be resumed",
+                "Start anew, without --resume.",
+            )
+        else:
+            train(config, output, use_gpu=device, overrides=overrides)
         record_training(output, reason, perf_counter() - start)
 
 

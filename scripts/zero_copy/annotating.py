@@ -34,9 +34,9 @@ from zero_copy.documents import Document, read_documents
 from zero_copy.errors import UserError
 from zero_copy.files import locked
 from zero_copy.lowered_pipeline import PROBE, LoweredPipeline
+from zero_copy.processes import choose_processes, work_in_order
 from zero_copy.readers import DEFAULT_COLUMNS, Columns, count_lines
 from zero_copy.text_work import Annotate, Result, Tokenize, load_tokenizer
-from zero_copy.workers import choose_processes, work_in_order
 
 # Small enough to be back soon after an interruption, large enough to hide a chunk's own costs.
 CHUNK_TEXTS = 500

@@ -10,6 +10,7 @@ from spacy.training import Example
 from spacy.training.batchers import minibatch_by_padded_size, minibatch_by_words
 from spacy.util import minibatch
 
+from zero_copy import workers
 from zero_copy.corpus import PackedBatch, PackedExample
 from zero_copy.errors import UserError
 
@@ -85,7 +86,7 @@ def packed_batcher(cut: Cut, seed: int) -> Batcher:
     seed (int): Seed of the order.
     RETURNS (Batcher): Takes the packed examples of a corpus, yields one packed example a batch.
     """
-    order = numpy.random.default_rng(seed)
+    order = numpy.random.default_rng([seed, workers.rank()] if workers.rank() else seed)
 
     def batch(examples: Iterable[Example]) -> Iterator[list[PackedExample]]:
         everything = list(examples)
@@ -99,10 +100,36 @@ def packed_batcher(cut: Cut, seed: int) -> Batcher:
         # spaCy has shuffled the examples; sorted, the order depends on our seed alone.
         docs = numpy.sort(numpy.concatenate([example.batch.docs for example in pool]))
         order.shuffle(docs)
-        ends = docs + corpus.lengths[docs]
-        documents = map(range, docs.tolist(), ends.tolist())
-        for batch in cut(documents):
-            numbers = numpy.array([document.start for document in batch])
-            yield [PackedExample(PackedBatch(corpus, numbers), vocab)]
+        documents = _as_ranges(docs, corpus.lengths)
+        batches = (numpy.array([document.start for document in batch]) for batch in cut(documents))
+        for numbers, share in in_step(batches):
+            yield [PackedExample(PackedBatch(corpus, numbers, share), vocab)]
 
     return batch
+
+
+def _as_ranges(docs: numpy.ndarray, lengths: numpy.ndarray) -> Iterator[range]:
+    # A block at a time: as Python's integers, the numbers of ten million documents take 800 MB.
+    for start in range(0, len(docs), 65_536):
+        block = docs[start : start + 65_536]
+        yield from map(range, block.tolist(), (block + lengths[block]).tolist())
+
+
+def in_step(batches: Iterable[numpy.ndarray]) -> Iterator[tuple[numpy.ndarray, float]]:
+    """The batches of an epoch, as many for each worker.
+
+    batches (Iterable[numpy.ndarray]): This worker's: the numbers of their documents.
+    YIELDS (Tuple[numpy.ndarray, float]): The batches, empty ones at the end where others have more,
+        and their share of the documents of all workers in the step.
+    """
+    if workers.count() == 1:
+        yield from ((numbers, 1.0) for numbers in batches)
+        return
+    ours = list(batches)
+    sizes = [numpy.array(each) for each in workers.gather([len(numbers) for numbers in ours])]
+    documents = numpy.zeros(max(map(len, sizes)), "int64")
+    for each in sizes:
+        documents[: len(each)] += each
+    ours += [numpy.empty(0, "int64")] * (len(documents) - len(ours))
+    for numbers, everyone in zip(ours, documents.tolist(), strict=True):
+        yield numbers, len(numbers) / everyone

@@ -33,6 +33,7 @@ from zero_copy.predictions import read_predictions, save_predictions
 from zero_copy.pretraining import PRETRAINED, is_pretrained
 from zero_copy.recording import summarize_recording, with_recording
 from zero_copy.results import SIDES, Task
+from zero_copy.state import FILE as STATE
 from zero_copy.training import VECTORS, choose_gpu, embeds_vectors, find_config, find_corpus
 
 SCRIPTS = Path(__file__).parent.parent
@@ -305,6 +306,7 @@ def train_run(run: Run, setting: Setting, made_from: dict[str, str], progress: P
         progress(1.0, "predicting the test set")
         _predict(run, setting, folder)
         shutil.rmtree(folder / "model-last")
+        (folder / STATE).unlink(missing_ok=True)
         rows = [*srsly.read_jsonl(folder / "recording.jsonl")]
         result = {
             "name": run.name,

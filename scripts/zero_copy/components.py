@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
@@ -28,6 +28,7 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate, torch2xp
 from thinc.types import Floats2d
 
+from zero_copy import workers
 from zero_copy.corpus import (
     USER_DATA_KEY,
     PackedBatch,
@@ -52,6 +53,17 @@ SAMPLES_AT_ONCE = 1000
 Losses = dict[str, Any]
 
 
+class Evaluation(NamedTuple):
+    """What came out of an evaluation.
+
+    losses (Dict[str, float]): The components' losses since the last one.
+    scores (Dict[str, Any]): All scores.
+    """
+
+    losses: dict[str, float]
+    scores: dict[str, Any]
+
+
 class PackedPipe:
     """What a trainable component needs so as to train from packed examples, beside its parent.
 
@@ -67,6 +79,8 @@ class PackedPipe:
     _trained_on: tuple[ResidentCorpus, ...] = ()
     _has_gradient = False
     _losses: Losses | None = None
+    # Evaluations of a training that is being resumed: see `pass_over`.
+    _past: Iterator[Evaluation] | None = None
 
     def parameters_for(self, corpus: ResidentCorpus, *, is_train: bool = False) -> Parameters:
         """The flat parameters, with all that the corpus needs of them.
@@ -90,6 +104,7 @@ class PackedPipe:
         self._let_go()
         rows = compact_rows(self.model, corpus)
         self._parameters = Parameters(self.model, ops_device(self.model.ops), rows)
+        workers.copy_first(self._parameters.weights)
         self._trained_on = (corpus,)
         return self._parameters
 
@@ -112,6 +127,9 @@ class PackedPipe:
         batch_size (int): How many ordinary Docs to buffer.
         YIELDS (Doc): The Docs, in order.
         """
+        if self.is_passing_over:
+            yield from stream
+            return
         for is_packed, docs in groupby(stream, lambda doc: USER_DATA_KEY in doc.user_data):
             size = 1 if is_packed else batch_size
             yield from super().pipe(docs, batch_size=size)  # type: ignore[misc]
@@ -140,27 +158,97 @@ class PackedPipe:
 
         sgd (Optimizer): thinc's optimizer, whose settings and state are used.
         """
-        if self._has_gradient:
+        if self.is_passing_over:
+            self._updater_for(sgd)
+        elif self._has_gradient:
             assert self._parameters is not None
-            if self._updater is None or self._updater.optimizer is not sgd:
-                self._updater = Updater(self._parameters, sgd)
-            self._updater()
+            # spaCy's gradient of a batch is the sum over its documents, so that of the batches of
+            # all workers together is the sum of theirs.
+            workers.add_up(self._parameters.gradients)
+            self._updater_for(sgd)()
             self._has_gradient = False
         elif _has_thinc_gradient(self.model):
             self._let_go()
             super().finish_update(sgd)  # type: ignore[misc]
+
+    def _updater_for(self, sgd: Optimizer) -> Updater:
+        if self._updater is None or self._updater.optimizer is not sgd:
+            assert self._parameters is not None
+            self._updater = Updater(self._parameters, sgd)
+        return self._updater
 
     def _add_loss(self, losses: Losses, loss: torch.Tensor) -> None:
         # It stays on the device: a float would wait for the step to end.
         losses[self.name] = losses[self.name] + loss
         self._losses = losses
 
+    def _take_part(self, losses: Losses) -> None:
+        """Without documents of its own, a worker takes part in the update of all."""
+        self._has_gradient, self._losses = True, losses
+
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """Score the examples; an evaluation is also when the loss comes to the host."""
+        past = None if self._past is None else next(self._past)
         if self._losses is not None:
-            self._losses[self.name] = float(self._losses[self.name])
+            if past is None:
+                loss = torch.as_tensor(self._losses[self.name], device=ops_device(self.model.ops))
+                self._losses[self.name] = float(workers.add_up(loss.float()))
+            else:
+                self._losses[self.name] = past.losses[self.name]
             self._losses = None
-        return super().score(examples, **kwargs)  # type: ignore[misc]
+        return past.scores if past else super().score(examples, **kwargs)  # type: ignore[misc]
+
+    # Resuming
+
+    @property
+    def is_passing_over(self) -> bool:
+        """Whether steps are passed over, because a training that is resumed has taken them."""
+        return self._past is not None
+
+    def pass_over(self, evaluations: Iterable[Evaluation]) -> None:
+        """Take no steps until `load_state`, and score as in the evaluations of before.
+
+        spaCy's loop can't be told to begin in the middle. So it goes through the steps again, which
+        brings its counters, schedules and batches to where they were, and nothing is computed.
+
+        evaluations (Iterable[Evaluation]): What came out of each.
+        """
+        self._past = iter(evaluations)
+
+    def _pass_over(self, batches: list[PackedBatch], losses: Losses) -> Losses:
+        self.parameters_for(batches[0].corpus, is_train=True)
+        self._losses = losses
+        return losses
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What training has made of the component.
+
+        RETURNS (Dict[str, torch.Tensor]): Tensors by name, none if it has not been trained.
+        """
+        if self._updater is None:
+            return {}
+        assert self._parameters is not None
+        modules = self._parameters.by_module
+        buffers = [buffer for module in modules for buffer in module.buffers()]
+        return {
+            "weights": self._parameters.weights,
+            **self._updater.state(),
+            **{f"buffer{number}": buffer for number, buffer in enumerate(buffers)},
+        }
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from what training had made of the component.
+
+        state (Dict[str, torch.Tensor]): As `state` returned it; all its tensors must be there.
+        """
+        self._past = None
+        for name, tensor in self.state().items():
+            with torch.no_grad():
+                tensor.copy_(state[name])
+        if self._updater is not None:
+            assert self._parameters is not None
+            self._updater.load_count(state["updates"])
+            self._parameters.is_dirty = True
 
 
 def _has_thinc_gradient(model: Model) -> bool:
@@ -225,9 +313,14 @@ class PackedTok2Vec(PackedPipe, Tok2Vec):
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
         set_dropout_rate(self.model, drop)
+        if self.is_passing_over:
+            return self._pass_over(batches, losses)
         self._deferred_sgd = sgd
         for batch in batches:
             parameters = self.parameters_for(batch.corpus, is_train=True)
+            if not len(batch):
+                self._take_part(losses)
+                continue
             run = Run(batch, parameters, self.vocab, is_train=True)
             self._hand_out(batch, run.tokens(run(self.model)), losses)
         return losses
@@ -355,9 +448,14 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
             return super().update(examples, drop=drop, sgd=sgd, losses=losses)
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
+        if self.is_passing_over:
+            return self._pass_over(batches, losses)
         set_dropout_rate(self.model, drop)
         for batch in batches:
             parameters = self.parameters_for(batch.corpus, is_train=True)
+            if not len(batch):
+                self._take_part(losses)
+                continue
             scores = Run(batch, parameters, self.vocab, is_train=True)(self.model)
             loss, d_scores = self.packed_loss(batch, scores.detach())
             scores.backward(d_scores)
@@ -366,7 +464,7 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
                 if listener.id in batch.send_back:
                     batch.send_back[listener.id]()
             self._drop_vectors(batch)
-            self._add_loss(losses, loss)
+            self._add_loss(losses, loss * batch.share)
         if sgd is not None:
             self.finish_update(sgd)
         return losses
@@ -441,11 +539,12 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
         """
         examples = list(examples)
         batches = packed_batches(example.predicted for example in examples)
-        if batches is None or self.scorer is None:
+        if batches is None or self.scorer is None or self.is_passing_over:
             return super().score(examples, **kwargs)
         super().score([], **kwargs)
         scores = torch.cat([batch.scores[self.name] for batch in batches]).cpu().numpy()
         truths = torch.cat([batch.truths(self.labels) for batch in batches]).cpu().numpy()
+        scores, truths = workers.concatenated(scores), workers.concatenated(truths)
         settings = {**self.cfg, **kwargs, "labels": self.labels}
         return score_cats(scores, truths, multi_label=self.multi_label, **settings)
 

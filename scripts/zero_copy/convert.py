@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy
 import srsly
 
-from zero_copy.docbins import SplitWriter
+from zero_copy.docbins import EncodedDocs, SplitWriter
 from zero_copy.errors import UserError
 from zero_copy.files import publish, staging
+from zero_copy.processes import choose_processes
 from zero_copy.readers import (
     DEFAULT_COLUMNS,
     ENDINGS,
@@ -25,7 +26,6 @@ from zero_copy.readers import (
 )
 from zero_copy.splitting import Splitter
 from zero_copy.tokenizing import Chunk, tokenize
-from zero_copy.workers import choose_processes
 
 SPLITS = ("train", "dev", "test")
 # Small enough that all processes have work in a small corpus, large enough to hide its costs.
@@ -33,6 +33,7 @@ CHUNK_TEXTS = 2_000
 CHUNK_CHARACTERS = 1_000_000
 
 Report = Callable[[float, int, int], None]
+Tokenize = Callable[[Iterable[Chunk], str, int], Generator[tuple[Chunk, EncodedDocs], None, None]]
 
 
 @dataclass
@@ -99,6 +100,7 @@ def convert(
     seed: int = 0,
     processes: int = -1,
     group_separator: str = "",
+    tokenize: Tokenize = tokenize,
     report: Report | None = None,
 ) -> Statistics:
     """Write train.spacy, dev.spacy and test.spacy from labelled texts.
@@ -119,6 +121,7 @@ def convert(
     group_separator (str): Where it is not empty, each label also gives its group, the part before
         the separator, for a second task: both stand in `doc.cats`, and the labels of the tasks in
         labels/textcat.json and labels/groups.json.
+    tokenize (Callable): What tokenizes, on this machine or on others, with so many processes.
     report (Optional[Callable]): Called now and then with the share of the files that is done,
         from 0 to 1, the number of texts and the number of words.
     RETURNS (Statistics): What was found.

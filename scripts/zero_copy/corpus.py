@@ -20,6 +20,7 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import CupyOps, Ops, get_current_ops
 
+from zero_copy import workers
 from zero_copy.errors import UserError
 from zero_copy.store import MISSING, PackedCorpus, read
 
@@ -91,21 +92,54 @@ class ResidentCorpus:
         return self.derived(("truths", labels), make)
 
 
+def stripe(packed: PackedCorpus, number: int, count: int) -> PackedCorpus:
+    """A worker's share of a packed corpus: documents that follow each other, and all types.
+
+    packed (PackedCorpus): The corpus; of its columns nothing is read but where documents start.
+    number (int): Number of the worker.
+    count (int): How many workers there are.
+    RETURNS (PackedCorpus): Documents with as many words as any other worker's, to within one.
+    RAISES (UserError): If there are fewer documents than workers.
+    """
+    offsets = packed.columns["doc_offsets"].numpy()
+    documents = len(offsets) - 1
+    if documents < count:
+        raise UserError(
+            f"{packed.path} has {documents} documents for {count} workers",
+            "Train with fewer workers.",
+        )
+    shares = offsets[-1] * numpy.arange(count + 1) // count
+    cuts = numpy.searchsorted(offsets[:-1], shares)
+    # Each has a document, even if others have all the words.
+    cuts = numpy.maximum(cuts, numpy.arange(count + 1))
+    cuts = numpy.minimum(cuts, documents - count + numpy.arange(count + 1))
+    start, end = cuts[number], cuts[number + 1]
+    columns = packed.columns | {
+        "token_types": packed.columns["token_types"][offsets[start] : offsets[end]],
+        "doc_offsets": packed.columns["doc_offsets"][start : end + 1] - int(offsets[start]),
+        "cats": packed.columns["cats"][start:end],
+    }
+    return PackedCorpus(packed.path, packed.info, columns)
+
+
 def resident(path: Path, device: torch.device) -> ResidentCorpus:
     """The resident corpus of a file, placed on the device at the first call and kept.
 
-    spaCy resolves the config's readers several times a training, so it is the file, not the
-    reader, that owns the corpus.
+    Of several workers each has its stripe. spaCy resolves the config's readers several times a
+    training, so it is the file, not the reader, that owns the corpus.
 
     path (Path): A packed corpus.
     device (torch.device): Where to place it.
     RETURNS (ResidentCorpus): The corpus; placed anew if the file has changed.
-    RAISES (UserError): If the file can't be read.
+    RAISES (UserError): If the file can't be read, or has fewer documents than there are workers.
     """
     key = (path.resolve(), str(device))
     changed = path.stat().st_mtime_ns if path.exists() else 0
     if key not in _resident or _resident[key][0] != changed:
-        _resident[key] = (changed, ResidentCorpus(read(path), device))
+        packed = read(path)
+        if workers.count() > 1:
+            packed = stripe(packed, workers.rank(), workers.count())
+        _resident[key] = (changed, ResidentCorpus(packed, device))
     return _resident[key][1]
 
 
@@ -114,11 +148,13 @@ class PackedBatch:
 
     corpus (ResidentCorpus): Where the documents are.
     docs (numpy.ndarray): Numbers of the documents, int64, `(documents,)`.
+    share (float): Their share of the documents that all workers have in this step.
     """
 
-    def __init__(self, corpus: ResidentCorpus, docs: numpy.ndarray) -> None:
+    def __init__(self, corpus: ResidentCorpus, docs: numpy.ndarray, share: float = 1.0) -> None:
         self.corpus = corpus
         self.docs = docs
+        self.share = share
         self.words = int(corpus.lengths[docs].sum())
         # What components make of the batch: scores by component; by ID of the listener its token
         # vectors and, in training, the way back for their gradient.

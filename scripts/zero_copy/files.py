@@ -1,5 +1,6 @@
 """Replacing files all at once, so that an interruption leaves nothing half-written."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -55,19 +56,22 @@ def publish(temporary: Path, folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write a file under, which then replaces another.
+    """Give a temporary name, and rename what has been written under it when all is well.
 
-    path (Path): The file to replace, or to make; so is its folder.
-    YIELDS (Path): The temporary name, in the same folder.
-    RAISES (OSError): If the disk is full or not writable; what stood at `path` is still there.
+    path (Path): The file to write; what stands there stays until the new one is complete.
+    YIELDS (Path): A name beside it.
+    RAISES (OSError): If it can't be renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield unfinished
-        os.replace(unfinished, path)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # Else a machine that stops may leave the name of nothing.
+        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+        os.replace(temporary, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -90,6 +94,36 @@ def locked(path: Path, title: str, advice: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a folder in the place of another, which is removed.
+
+    Linux can exchange two folders, so that there is one at any moment; elsewhere there is none for
+    the time between two renames.
+
+    new (Path): The folder, on the same file system.
+    target (Path): Its place.
+    RAISES (OSError): If it can't be renamed.
+    """
+    if target.exists() and not _exchange(new, target):
+        old = new.with_name(f"{new.name}.old")
+        os.replace(target, old)
+        os.replace(new, target)
+        new = old
+    elif not target.exists():
+        os.replace(new, target)
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names at once; returns whether the system can."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    current_folder, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    if rename is None:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return rename(current_folder, names[0], current_folder, names[1], exchange) == 0
 
 
 @contextmanager

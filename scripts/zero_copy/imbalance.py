@@ -8,6 +8,7 @@ from math import isfinite
 
 import torch
 
+from zero_copy import workers
 from zero_copy.errors import UserError
 from zero_copy.store import MISSING
 
@@ -164,7 +165,7 @@ def balanced_weights(truths: Iterable[torch.Tensor], *, multi_label: bool) -> to
         A label that is in no document, or in all, has nothing to balance, and has 1.0.
     """
     counts = [torch.stack([(truth == 1).sum(0), (truth == 0).sum(0)]) for truth in truths]
-    positives, negatives = torch.stack(counts).sum(0).cpu().double()
+    positives, negatives = workers.add_up(torch.stack(counts).sum(0)).cpu().double()
     if multi_label:
         return torch.where((positives > 0) & (negatives > 0), negatives / positives, 1.0)
     occur = positives > 0

@@ -10,7 +10,7 @@ from thinc.api import Model, NumpyOps
 from torch import Tensor
 from torch.nn import functional
 
-from zero_copy import kernels
+from zero_copy import kernels, workers
 from zero_copy.corpus import ResidentCorpus
 from zero_copy.errors import UserError
 from zero_copy.lowering import Rows, Run, lowers
@@ -454,6 +454,8 @@ def compact_rows(model: Model, corpus: ResidentCorpus) -> dict[Key, numpy.ndarra
         used = numpy.zeros(length + 1, bool)
         for size in range(1, extractor.attrs["ngram_size"] + 1):
             used[ngram_buckets(corpus, attr, size, length)] = True
+        # A worker sees the n-grams of its own documents, and all must keep the same rows.
+        used = workers.add_up(torch.from_numpy(used.astype("int32"))).numpy() > 0
         weights: Array = table.get_param("W")
         used[:length] |= weights.reshape(-1, length).any(axis=0)
         rows[table.id, "W"] = numpy.flatnonzero(used[:length])

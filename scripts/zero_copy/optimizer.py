@@ -52,6 +52,26 @@ class Updater:
                         full if arrays is self.optimizer.averages else full.ravel()
                     )
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the next update depends on, beside parameters and settings.
+
+        RETURNS (Dict[str, torch.Tensor]): Moments, averages if there are any, and the number of
+            updates, int64, `(1,)`.
+        """
+        number = self.optimizer.nr_update[self.parameters.all[0].key]
+        state = {"moment1": self.moment1, "moment2": self.moment2}
+        if self.averages is not None:
+            state["averages"] = self.averages
+        return state | {"updates": torch.tensor([number])}
+
+    def load_count(self, updates: torch.Tensor) -> None:
+        """Set the number of updates.
+
+        updates (torch.Tensor): As `state` returned it.
+        """
+        for parameter in self.parameters.all:
+            self.optimizer.nr_update[parameter.key] = int(updates)
+
     @property
     def is_adam(self) -> bool:
         """Whether the settings are those of `Adam.v1`, which is fused."""

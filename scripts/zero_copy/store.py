@@ -15,6 +15,8 @@ once and a token is the number of its type: 4 bytes, whatever attributes a model
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import numpy
 import pydantic
@@ -188,11 +190,17 @@ def pack(
     if not source.exists():
         raise UserError(f"Nothing to pack at {source}", "Run `convert` first.")
     files = [Path(file) for file in walk_corpus(source, FILE_TYPE)]
-    packer = _Packer(spacy.blank(lang).vocab, attrs)
-    for file in files:
-        report(packer.add(file))
-    info = PackedInfo(lang=lang, attrs=list(attrs), labels=packer.labels, source=source_of(source))
-    write(target, info, packer.columns(source))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, where there must be room for as much again anyway.
+    with TemporaryFile(dir=target.parent) as tokens:
+        packer = _Packer(spacy.blank(lang).vocab, attrs, tokens)
+        for file in files:
+            report(packer.add(file))
+        columns = packer.columns(source)
+        info = PackedInfo(
+            lang=lang, attrs=list(attrs), labels=packer.labels, source=source_of(source)
+        )
+        write(target, info, columns)
     return info
 
 
@@ -214,14 +222,18 @@ def check_attrs(attrs: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class _Packer:
-    """Collects the columns of one DocBin file after another."""
+    """Collects the columns of one DocBin file after another.
 
-    def __init__(self, vocab: Vocab, attrs: tuple[str, ...]) -> None:
+    The column of tokens goes to a file as it comes. All else takes 8 bytes a document and one a
+    label, and what the vocabulary takes.
+    """
+
+    def __init__(self, vocab: Vocab, attrs: tuple[str, ...], tokens: IO[bytes]) -> None:
         self.vocab = vocab
         self.attrs = attrs
+        self.tokens = tokens
         self.labels: list[str] = []
         self.type_numbers: dict[tuple[int, int, int], int] = {}
-        self.token_types: list[numpy.ndarray] = []
         self.lengths: list[numpy.ndarray] = []
         self.cats: list[numpy.ndarray] = []
 
@@ -236,9 +248,8 @@ class _Packer:
         tokens = numpy.concatenate([docs.tokens[number] for number in kept])
         spaces = numpy.concatenate([docs.spaces[number] for number in kept])[:, 0]
         columns = {name: docs.attrs.index(getattr(spacy.attrs, name)) for name in ("ORTH", "NORM")}
-        self.token_types.append(
-            self._types(tokens[:, columns["ORTH"]], tokens[:, columns["NORM"]], spaces)
-        )
+        types = self._types(tokens[:, columns["ORTH"]], tokens[:, columns["NORM"]], spaces)
+        self.tokens.write(types.data)
         self.lengths.append(numpy.array([len(docs.tokens[number]) for number in kept], "int64"))
         self.cats.append(self._cats(file, [docs.cats[number] for number in kept]))
         return len(kept)
@@ -272,7 +283,7 @@ class _Packer:
 
     def columns(self, source: Path) -> dict[str, torch.Tensor]:
         """The columns of all files together."""
-        if not self.token_types:
+        if not self.lengths:
             raise UserError(f"{source} holds no document with a token", "Check what was converted.")
         rows = numpy.array(list(self.type_numbers), "uint64").reshape(-1, len(TOKEN_ATTRS))
         lengths = numpy.concatenate(self.lengths)
@@ -283,11 +294,15 @@ class _Packer:
             row += len(part)
         columns = {
             **describe_types(self.vocab, self.attrs, rows),
-            "token_types": numpy.concatenate(self.token_types),
+            "token_types": self._token_types(),
             "doc_offsets": offsets_of(lengths),
             "cats": cats,
         }
         return {name: torch.from_numpy(column) for name, column in columns.items()}
+
+    def _token_types(self) -> numpy.ndarray:
+        self.tokens.flush()
+        return numpy.memmap(self.tokens, "int32", mode="r+")
 
 
 def find_types(
@@ -304,7 +319,7 @@ def find_types(
     # Tokens are sorted by one number that stands for their three, and only what differs in it, a
     # few of them, by the three. Two rows have the same number as seldom as two strings one hash.
     mixed = orth * MIXERS[0] + norm * MIXERS[1] + space.astype("uint64")
-    distinct, candidates = numpy.unique(mixed, return_inverse=True)
+    distinct, candidates = _distinct(mixed)
     first = numpy.empty(len(distinct), "int64")
     first[candidates] = numpy.arange(len(candidates))
     columns = (orth, norm, space)
@@ -318,13 +333,20 @@ def _sorted_types(
     orth: numpy.ndarray, norm: numpy.ndarray, space: numpy.ndarray
 ) -> tuple[tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray], numpy.ndarray]:
     # By sorting three columns of integers: sorting rows is ten times slower.
-    orths, orth_codes = numpy.unique(orth, return_inverse=True)
-    norms, norm_codes = numpy.unique(norm, return_inverse=True)
+    orths, orth_codes = _distinct(orth)
+    norms, norm_codes = _distinct(norm)
     codes = (orth_codes * len(norms) + norm_codes) * 2 + space.astype("int64")
-    distinct, types = numpy.unique(codes, return_inverse=True)
+    distinct, types = _distinct(codes)
     pairs = distinct // 2
     rows = orths[pairs // max(len(norms), 1)], norms[pairs % max(len(norms), 1)], distinct % 2
     return rows, types
+
+
+def _distinct(values: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """The distinct values, ascending, and the place of each value among them."""
+    distinct = numpy.unique(values)
+    # NumPy's own way to the places sorts pointers to all values, which takes five times as long.
+    return distinct, numpy.searchsorted(distinct, values)
 
 
 def describe_types(
@@ -389,10 +411,9 @@ def write(path: Path, info: PackedInfo, columns: dict[str, torch.Tensor]) -> Non
     columns (Dict[str, torch.Tensor]): Its columns.
     RAISES (OSError): If the disk is full or not writable; what stood at `path` is still there.
     """
-    with replacing(path) as unfinished:
+    with replacing(path) as temporary:
         try:
-            save_file(columns, unfinished, metadata={"info": info.model_dump_json()})
-            unfinished.chmod(0o644)  # the library makes files that only their owner can read
+            save_file(columns, temporary, metadata={"info": info.model_dump_json()})
         except SafetensorError as error:  # how the library reports an I/O error
             raise OSError(None, f"{path} can't be written: {error}") from error
 

@@ -16,7 +16,7 @@ from spacy.tokens import Doc
 
 from zero_copy.docbins import EncodedDocs, deflate, encode_flags
 from zero_copy.errors import UserError
-from zero_copy.workers import work_in_order
+from zero_copy.processes import work_in_order
 
 # Different words that a process remembers, in some 150 MB. It forgets the rest after each chunk.
 REMEMBERED_WORDS = 200_000

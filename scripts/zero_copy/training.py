@@ -16,6 +16,7 @@ from thinc.compat import has_cupy_gpu
 
 from zero_copy.errors import UserError
 from zero_copy.machine import describe_machine
+from zero_copy.pretraining import find_pretrained
 from zero_copy.static_vectors import uses_vectors
 
 # The folder of word vectors beside a corpus.
@@ -55,6 +56,31 @@ def find_corpus(folder: Path, split: str, ending: str) -> Path:
             f"There is no {path}", f"Run `python -m spacy project run {command}` first."
         )
     return path
+
+
+def overrides_of(
+    config: Path, corpus: Path, seed: int, changes: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a training changes in its config.
+
+    config (Path): The config. One of stock functions trains from the `.spacy` files.
+    corpus (Path): Folder of the corpus.
+    seed (int): Seed of parameters, order and dropout.
+    changes (Optional[Dict[str, Any]]): Further settings to change, by their dotted names.
+    RETURNS (Dict[str, Any]): Settings by their dotted names.
+    RAISES (UserError): If something that the config needs is not there.
+    """
+    text = find_config(config).read_text(encoding="utf8")
+    ending = ".safetensors" if "zero_copy.Corpus" in text else ".spacy"
+    overrides = {
+        "paths.train": str(find_corpus(corpus, "train", ending)),
+        "paths.dev": str(find_corpus(corpus, "dev", ending)),
+        "system.seed": seed,
+        **find_labels(config, corpus),
+        **(changes or {}),
+    }
+    overrides |= find_vectors(config, corpus, overrides)
+    return overrides | find_pretrained(config, corpus, overrides)
 
 
 def find_labels(config: Path, corpus: Path) -> dict[str, str]:
