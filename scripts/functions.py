@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import custom_embedding
 import torch_head
+import transformer_extras
 import wide_mlp
 from zero_copy import (
     batcher,
@@ -21,6 +22,7 @@ from zero_copy import (
     sequence_layers,
     static_vectors,
     torch_layers,
+    transformer_layers,
 )
 
 __all__ = [
@@ -37,5 +39,7 @@ __all__ = [
     "static_vectors",
     "torch_head",
     "torch_layers",
+    "transformer_extras",
+    "transformer_layers",
     "wide_mlp",
 ]

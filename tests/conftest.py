@@ -67,3 +67,35 @@ def pack_docs(tmp_path: Path) -> Callable[..., PackedBatch]:
         return PackedBatch(corpus, numpy.arange(len(docs)))
 
     return pack_docs
+
+
+def write_transformer(folder: Path, seed: int = 0, longest: int = 64, **settings) -> Path:
+    """A tiny BERT with random weights and a tokenizer that knows the beginnings of WORDS."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    letters = sorted(set("".join(WORDS).lower()))
+    pieces = ["wheat", "ship", "ton", "the", "of", "por", *letters, *(f"##{c}" for c in letters)]
+    folder.mkdir(parents=True, exist_ok=True)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocab = folder / "vocab.txt"
+    vocab.write_text("\n".join([*special, *dict.fromkeys(pieces)]), encoding="utf8")
+    tokenizer = BertTokenizerFast(str(vocab), model_max_length=longest)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=longest,
+        **{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} | settings,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_transformer(tmp_path_factory) -> Path:
+    """A tiny BERT that takes 64 wordpieces at once, without dropout."""
+    return write_transformer(tmp_path_factory.mktemp("transformer") / "tiny")
