@@ -1,5 +1,6 @@
 """Pack .spacy files into packed corpora, the form in which a corpus is placed on the device."""
 
+from functools import partial
 from pathlib import Path
 
 import srsly
@@ -35,12 +36,10 @@ def main(
         for source in sources:
             target = source.with_suffix(".safetensors")
             with Progress(transient=True) as progress:
-                task = progress.add_task(f"Wordpieces of {source.name}", total=None)
                 wordpieces = None
                 if nlp is not None and layout is not None:
-                    wordpieces = add_wordpieces(
-                        nlp, layout, lambda done, task=task: progress.advance(task, done)
-                    )
+                    task = progress.add_task(f"Wordpieces of {source.name}", total=None)
+                    wordpieces = add_wordpieces(nlp, layout, partial(progress.advance, task))
                 pack(source, target, lang=lang, attrs=(*ATTRS, *attr), wordpieces=wordpieces)
             _report(target)
 

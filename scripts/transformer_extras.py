@@ -10,12 +10,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from spacy import registry
+import spacy
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 
 with suppress(ImportError):  # where the pipeline is only used, zero_copy is not there
     import zero_copy.transformer_layers  # noqa: F401  the two registries, without the library
+registry: Any = spacy.registry
 if not hasattr(registry, "span_getters"):
     import spacy_transformers  # noqa: F401
 

@@ -18,7 +18,7 @@ LABELS = ("grain", "ship", "trade")
 # One token each; the tokenizer gives "cos" the norm "because".
 WORDS = ["wheat", "Corn", "ships", "cos", "U.S.", "3,000", "tonnes", "of", "the", "port", "%", "é"]
 # Stock textcat refuses texts with a label of each of two tasks, so their twins use another factory.
-TWO_TASKS = ("independent", "shared_groups")
+TWO_TASKS = ("independent", "shared_groups", "transformer_shared")
 
 
 @pytest.fixture

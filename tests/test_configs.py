@@ -18,6 +18,7 @@ WITHOUT_THE_LIBRARY = (
     "zero_copy.TfidfBOW.v1",
     "zero_copy.WideMLP.v1",
     "zero_copy.count_documents.v1",
+    "zero_copy.load_transformer.v1",
 )
 
 

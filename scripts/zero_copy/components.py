@@ -4,7 +4,7 @@ Given ordinary examples or Docs each component is its parent. Given packed ones 
 model lowered, on the same parameters.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -225,8 +225,9 @@ class PackedUpstream(PackedPipe):
             batch.vectors.update({listener.id: vectors for listener in self.listeners})
         return batches
 
-    def set_annotations(self, docs: Sequence[Doc], predictions: Any) -> None:
+    def set_annotations(self, docs: Iterable[Doc], predictions: Any) -> None:
         """Annotate as the parent does, but for packed Docs, whose vectors stay with the batch."""
+        docs = list(docs)
         if packed_batches(docs) is None:
             super().set_annotations(docs, predictions)  # type: ignore[misc]
 

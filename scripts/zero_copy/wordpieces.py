@@ -347,7 +347,7 @@ def _align_strings(
         doc_spans = [span for span in doc_spans if len(span)]
         doc_strings = [next(strings) for _ in doc_spans]
         if doc_spans:
-            aligned = get_alignment(doc_spans, doc_strings, tokenizer.all_special_tokens)
+            aligned: Any = get_alignment(doc_spans, doc_strings, tokenizer.all_special_tokens)
             numbers = numpy.repeat(numpy.arange(len(doc)), aligned.lengths)
             tokens.append(token_start + numbers)
             wordpieces.append(wordpiece_start + aligned.data.reshape(-1).astype("int64"))
