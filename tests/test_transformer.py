@@ -22,6 +22,7 @@ from zero_copy.corpus import Corpus, PackedBatch, PackedExample, ResidentCorpus
 from zero_copy.errors import UserError
 from zero_copy.export import stock_config, to_stock
 from zero_copy.lowering import Run, predict
+from zero_copy.transformer import TAKE_SQUARE_MASKS, square
 from zero_copy.transformer_layers import OUR_LISTENER
 from zero_copy.wordpieces import add_wordpieces, layout_of
 
@@ -335,6 +336,25 @@ def test_half_precision_is_close(trained, tmp_path):
     is_there[transformer._spans(example.batch).row_of_aligned] = True
     assert float((half - exact)[is_there].abs().max()) < 0.1
     nlp.update([example], sgd=Adam(0.01))
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta"])
+def test_square_masks_mask_the_same(kind):
+    """On a GPU a mask of every pair keeps the model from asking the device what is masked."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2
+    )
+    assert config.model_type in TAKE_SQUARE_MASKS
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    ids = torch.randint(5, 30, (3, 7))
+    mask = (torch.arange(7) < torch.tensor([[7], [3], [1]])).float()
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask)[0]
+        ours = model(input_ids=ids, attention_mask=square(mask))[0]
+    torch.testing.assert_close(ours[mask.bool()], expected[mask.bool()])
 
 
 def test_same_seed_same_result_with_dropout(tmp_path):

@@ -69,6 +69,7 @@ class PackedTransformer(PackedUpstream, Transformer):
         # By ID of the listener the layer that pools its wordpieces.
         self._pooling: dict[int, Model] = {}
         self._last_spans: PaddedSpans | None = None
+        self._known_tokenizer: tuple[Any, str] | None = None
 
     @property
     def wrapper(self) -> Any:
@@ -140,12 +141,18 @@ class PackedTransformer(PackedUpstream, Transformer):
                     "Set [initialize.before_init] to @callbacks = "
                     '"zero_copy.load_transformer.v1", which loads it.',
                 )
-        elif tokenizer_checksum(self.tokenizer) != packed.tokenizer:
+        elif self._tokenizer_checksum() != packed.tokenizer:
             raise UserError(
                 f"{corpus.packed.path} was packed with another tokenizer, that of "
                 f"{packed.transformer}, than {self.name!r} has",
                 again,
             )
+
+    def _tokenizer_checksum(self) -> str:
+        """The checksum of the tokenizer, taken once: it is checked at every evaluation."""
+        if self._known_tokenizer is None or self._known_tokenizer[0] is not self.tokenizer:
+            self._known_tokenizer = self.tokenizer, tokenizer_checksum(self.tokenizer)
+        return self._known_tokenizer[1]
 
     def update(
         self,
@@ -256,7 +263,7 @@ class PackedTransformer(PackedUpstream, Transformer):
         inputs = spans.inputs(group)
         mask = inputs["attention_mask"]
         if mask.is_cuda and self.wrapper._model.config.model_type in TAKE_SQUARE_MASKS:
-            inputs["attention_mask"] = mask[:, None].expand(-1, group.longest, -1)
+            inputs["attention_mask"] = square(mask)
         return inputs
 
     def backprop(self, vectors: torch.Tensor, gradient: torch.Tensor) -> None:
@@ -282,12 +289,22 @@ class PackedTransformer(PackedUpstream, Transformer):
         sgd (Optimizer): thinc's optimizer, whose settings and state are used.
         """
         scaler = self.wrapper._grad_scaler
-        if self._parameters is not None and self._has_gradient and not self._awaits_gradient:
+        has_gradient = self._has_gradient and not self._awaits_gradient
+        if has_gradient and self._parameters is not None and self._half == torch.float16:
             if scaler.found_inf:
                 self._parameters.gradients.zero_()
                 self._has_gradient = False
             scaler.update()
         super().finish_update(sgd)
+
+
+def square(mask: torch.Tensor) -> torch.Tensor:
+    """Which wordpieces each wordpiece looks at.
+
+    mask (torch.Tensor): Which wordpieces there are, `(spans, longest)`.
+    RETURNS (torch.Tensor): The same for every wordpiece of a span, `(spans, longest, longest)`.
+    """
+    return mask[:, None].expand(-1, mask.shape[1], -1)
 
 
 def freeze_unused(module: torch.nn.Module) -> None:
