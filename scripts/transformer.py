@@ -17,11 +17,11 @@ def main(config: Path = typer.Argument(..., help="Training config")) -> None:
     """Place the files of the config's transformer, unless they are there or it has none."""
     with exit_on_error():
         components = interpolate(read_config(config))["components"].values()
-        names = [block["model"]["name"] for block in components if is_transformer(block)]
-        if not names:
+        found = [block["model"]["name"] for block in components if is_transformer(block)]
+        if not found:
             msg.info(f"{config.stem} has no transformer: nothing to download")
             return
-        folder = Path(names[0])
+        folder = Path(found[0])
         if folder.name not in TRANSFORMERS:
             msg.info(f"{folder} is a transformer of your own, or one on the hub: nothing to do")
             return
