@@ -186,11 +186,15 @@ class PackedTransformer(PackedUpstream, Transformer):
         if batches is None or not self.is_frozen:
             return super().predict(docs)
         for batch, listener in product(batches, self.listeners):
-            batch.vectors[listener.id] = self._frozen_vectors(batch, self._pooling[listener.id])
+            batch.vectors[listener.id] = self._frozen_vectors(batch, listener)
         return batches
 
-    def _frozen_vectors(self, batch: PackedBatch, pooling: Model) -> Any:
-        """Vectors of a batch's tokens out of those that are kept."""
+    def _frozen_vectors(self, batch: PackedBatch, listener: Model) -> Any:
+        """Vectors of a batch's tokens out of those that are kept, pooled as a listener pools."""
+        pooling = self._pooling.get(listener.id)
+        if pooling is None or any(layer.param_names for layer in pooling.walk()):
+            # What is trained can't be kept.
+            return self.hand_out(batch, self.compute(batch, is_train=False).detach())
 
         @torch.no_grad()
         def compute(batch: PackedBatch) -> torch.Tensor:
@@ -199,10 +203,7 @@ class PackedTransformer(PackedUpstream, Transformer):
             rows = self.hand_out(batch, self.compute(batch, is_train=False))
             return pool_wordpieces(pooling, rows, run).data
 
-        layers = list(pooling.layers[0].walk())
-        if any(layer.param_names for layer in layers):  # what is trained can't be kept
-            return self.hand_out(batch, self.compute(batch, is_train=False).detach())
-        names = [forward_name(layer) for layer in layers]
+        names = [forward_name(layer) for layer in pooling.layers[0].walk()]
         identity = f"{self._checksum} {names} {self._half}"
         width = self.model.get_dim("nO")
         return Rows(gather(kept_vectors(batch.corpus, identity, width, compute), batch), False)
