@@ -64,8 +64,8 @@ class Training:
             accumulate_gradient=1,
             patience=0,
             max_steps=0,
-            exclude=[],
-            annotating_components=[],
+            exclude=self.settings["frozen_components"],
+            annotating_components=self.settings["annotating_components"],
             before_update=None,
         )
         start = perf_counter()

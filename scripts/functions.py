@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import custom_embedding
 import torch_head
+import transformer_extras
 import wide_mlp
 from zero_copy import (
     batcher,
@@ -22,6 +23,7 @@ from zero_copy import (
     state,
     static_vectors,
     torch_layers,
+    transformer_layers,
 )
 
 __all__ = [
@@ -39,5 +41,7 @@ __all__ = [
     "static_vectors",
     "torch_head",
     "torch_layers",
+    "transformer_extras",
+    "transformer_layers",
     "wide_mlp",
 ]

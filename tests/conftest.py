@@ -23,7 +23,7 @@ LABELS = ("grain", "ship", "trade")
 # One token each; the tokenizer gives "cos" the norm "because".
 WORDS = ["wheat", "Corn", "ships", "cos", "U.S.", "3,000", "tonnes", "of", "the", "port", "%", "é"]
 # Stock textcat refuses texts with a label of each of two tasks, so their twins use another factory.
-TWO_TASKS = ("independent", "shared_groups")
+TWO_TASKS = ("independent", "shared_groups", "transformer_shared")
 
 
 @pytest.fixture
@@ -94,3 +94,35 @@ def pipeline(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("pipeline") / "model-best"
     nlp.to_disk(path)
     return path
+
+
+def write_transformer(folder: Path, seed: int = 0, longest: int = 64, **settings) -> Path:
+    """A tiny BERT with random weights and a tokenizer that knows the beginnings of WORDS."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    letters = sorted(set("".join(WORDS).lower()))
+    pieces = ["wheat", "ship", "ton", "the", "of", "por", *letters, *(f"##{c}" for c in letters)]
+    folder.mkdir(parents=True, exist_ok=True)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocab = folder / "vocab.txt"
+    vocab.write_text("\n".join([*special, *dict.fromkeys(pieces)]), encoding="utf8")
+    tokenizer = BertTokenizerFast(str(vocab), model_max_length=longest)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=longest,
+        **{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} | settings,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_transformer(tmp_path_factory) -> Path:
+    """A tiny BERT that takes 64 wordpieces at once, without dropout."""
+    return write_transformer(tmp_path_factory.mktemp("transformer") / "tiny")

@@ -262,7 +262,6 @@ EDITS = {
         {"@callbacks": "test_adopt.callback.v1"},
         "is taken: test_adopt.callback.v1",
     ),
-    "training.accumulate_gradient": (3, "accumulate_gradient = 3"),
 }
 
 
@@ -331,20 +330,31 @@ def test_pipeline_that_is_not_there_is_one_message():
         to_zero_copy(sourced("ner", Path("nowhere"), frozen=True))
 
 
+@pytest.mark.parametrize("components", [["textcat"], ["textcat", "textcat_multilabel"]])
 @pytest.mark.parametrize("optimize", ["efficiency", "accuracy"])
-def test_transformer_of_the_quickstart_is_refused_by_name(optimize):
-    """The template itself: `spacy init config` needs spacy-transformers to use this part of it."""
+def test_transformer_of_the_quickstart_is_adopted(optimize, components):
+    """What `spacy init config --pipeline textcat --gpu` writes, without an edit."""
     text = Template(TEMPLATE_PATH.read_text(encoding="utf8")).render(
         lang="en",
-        components=["textcat"],
+        components=components,
         optimize=optimize,
         hardware="gpu",
         transformer_data=RECOMMENDATIONS["en"]["transformer"],
         word_vectors=None,
         has_letters=True,
     )
-    with pytest.raises(UserError, match=r"'transformer' \(transformer\) can't train"):
-        to_zero_copy(load_config_from_str(text))
+    config = load_config_from_str(text)
+    adoption = to_zero_copy(config)
+    assert adoption.config["components"]["transformer"]["factory"] == "zero_copy_transformer"
+    assert any("accumulate_gradient = 3" in remark for remark in adoption.remarks)
+    assert dict(to_stock(adoption.config).config) == dict(fill_config(config))
+
+
+def test_curated_transformer_is_refused_by_name():
+    config = stock("bow")
+    config["components"]["transformer"] = {"factory": "curated_transformer"}
+    with pytest.raises(UserError, match=r"'transformer' \(curated_transformer\) can't train"):
+        to_zero_copy(config)
 
 
 # As commands

@@ -19,6 +19,7 @@ FOR_BOTH_TWINS = (
     "zero_copy.WideMLP.v1",
     "zero_copy.count_documents.v1",
     "zero_copy.warmup_cosine.v1",
+    "zero_copy.load_transformer.v1",
 )
 
 

@@ -149,12 +149,6 @@ def test_stock_classifier_is_refused_with_the_factory_to_use(path):
         list(Corpus(path)(nlp))
 
 
-def test_accumulated_gradients_are_refused(nlp, path):
-    nlp.config["training"]["accumulate_gradient"] = 3
-    with pytest.raises(UserError, match="accumulate_gradient = 3"):
-        list(Corpus(path)(nlp))
-
-
 def test_other_language_is_refused(path):
     with pytest.raises(UserError, match="language en"):
         list(Corpus(path)(spacy.blank("de")))

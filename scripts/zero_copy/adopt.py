@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from spacy.language import Language
-from spacy.pipeline.tok2vec import Tok2Vec
 from spacy.util import dot_to_object, registry, set_dot_to_object
 from thinc.api import Config
 
@@ -22,7 +21,6 @@ from zero_copy.errors import UserError
 from zero_copy.export import PREFIX, TO_STOCK, registered_name, stock_config
 from zero_copy.lowering import check_lowered
 
-TRANSFORMERS = ("transformer", "curated_transformer")
 CORPORA = ("train_corpus", "dev_corpus")
 # Settings that a packed corpus does not have, and their one value that changes nothing.
 READER_DEFAULTS: dict[str, Any] = {"gold_preproc": False, "augmenter": None}
@@ -61,7 +59,7 @@ def to_zero_copy(config: Config) -> Adoption:
     RETURNS (Adoption): The config to train from a packed corpus, and what was changed.
     RAISES (UserError): If a setting or a component has no counterpart, naming it.
     """
-    refuse_transformers(config)
+    refuse_curated_transformers(config)
     complete = fill_config(config)
     adopted = complete.copy()
     adopt_components(adopted)
@@ -107,20 +105,18 @@ def reason(change: Difference) -> str:
     return REASONS.get(change.setting.rpartition(".")[2], REASONS["path"])
 
 
-def refuse_transformers(config: Config) -> None:
-    """Refuse transformers by name: without their package nothing could be built from the config.
+def refuse_curated_transformers(config: Config) -> None:
+    """Refuse curated transformers by name: without their package nothing could be built.
 
     config (Config): Any config.
-    RAISES (UserError): If it has one, and there is no component of ours for it.
+    RAISES (UserError): If it has one.
     """
     for name, component in config.get("components", {}).items():
-        factory = component.get("factory")
-        if factory in TRANSFORMERS and not Language.has_factory(f"{PREFIX}_{factory}"):
+        if component.get("factory") == "curated_transformer":
             raise UserError(
-                f"Component {name!r} ({factory}) can't train from a packed corpus",
-                "Transformers have no lowering yet. Use a tok2vec in its place (`python -m spacy "
-                "init config --pipeline textcat --optimize accuracy` writes such a config), or "
-                "train with the stock config.",
+                f"Component {name!r} (curated_transformer) can't train from a packed corpus",
+                "Use spacy-transformers' transformer in its place, as `python -m spacy init config "
+                "--pipeline textcat --gpu` writes it, or train with the stock config.",
             )
 
 
@@ -244,11 +240,11 @@ def check_trains(config: Config) -> None:
     nlp = build_pipeline(config)
     refuse_pipeline(nlp)
     for name, component in nlp.pipeline:
-        if isinstance(component, Tok2Vec) and not isinstance(component, PackedPipe):
+        if not isinstance(component, PackedPipe):
             _refuse_listeners(nlp, name, component)
         if isinstance(component, PackedPipe):
             try:
-                check_lowered(component.model)
+                component.check_model()
             except UserError as error:
                 block = interpolate(config)["components"][name]["model"]
                 architecture = unlowered_architecture(block) or "the model"
@@ -258,8 +254,8 @@ def check_trains(config: Config) -> None:
             component.check_scorer()
 
 
-def _refuse_listeners(nlp: Language, name: str, tok2vec: Tok2Vec) -> None:
-    for listener in tok2vec.listening_components:
+def _refuse_listeners(nlp: Language, name: str, component: Any) -> None:
+    for listener in getattr(component, "listening_components", ()):
         if isinstance(nlp.get_pipe(listener), PackedPipe):
             raise UserError(
                 f"Component {listener!r} listens to {name!r}, which is sourced from another "
@@ -314,6 +310,12 @@ def remarks(config: Config) -> list[str]:
                 f"initialize.{setting}: a packed corpus keeps the norms of the .spacy file, so "
                 "write that with the same data loaded."
             )
+    if config["training"].get("accumulate_gradient", 1) > 1:
+        said.append(
+            f"training.accumulate_gradient = {config['training']['accumulate_gradient']}: a packed "
+            "batch is not divided, as the sum over its parts is the same gradient. A transformer's "
+            "max_batch_items bounds the memory that it takes."
+        )
     if config["system"].get("gpu_allocator") is None:
         said.append(
             'system.gpu_allocator = null: set it to "pytorch" if you train on a GPU, so that '

@@ -4,7 +4,7 @@ Given ordinary examples or Docs each component is its parent. Given packed ones 
 model lowered, on the same parameters.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from spacy.pipeline.textcat_multilabel import (
     DEFAULT_MULTI_TEXTCAT_MODEL,
     MultiLabel_TextCategorizer,
 )
-from spacy.pipeline.tok2vec import DEFAULT_TOK2VEC_MODEL, Tok2VecListener
+from spacy.pipeline.tok2vec import DEFAULT_TOK2VEC_MODEL
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
 from spacy.util import minibatch
@@ -81,6 +81,13 @@ class PackedPipe:
     _losses: Losses | None = None
     # Evaluations of a training that is being resumed: see `pass_over`.
     _past: Iterator[Evaluation] | None = None
+
+    def check_model(self) -> None:
+        """Make sure that the model can run on packed batches.
+
+        RAISES (UserError): If a layer has no lowering, naming it.
+        """
+        check_lowered(self.model)
 
     def parameters_for(self, corpus: ResidentCorpus, *, is_train: bool = False) -> Parameters:
         """The flat parameters, with all that the corpus needs of them.
@@ -259,16 +266,39 @@ def _has_thinc_gradient(model: Model) -> bool:
     )
 
 
-class PackedTok2Vec(PackedPipe, Tok2Vec):
-    """spaCy's Tok2Vec for packed examples: one pass for all its listeners.
+class PackedUpstream(PackedPipe):
+    """What a component that others listen to needs beside its parent: one pass for all of them."""
 
-    vocab (Vocab): The shared vocab.
-    model (Model[List[Doc], List[Floats2d]]): A stock tok2vec model.
-    name (str): Name of the component.
-    """
-
+    vocab: Vocab
+    listeners: list
     _awaits_gradient = False
     _deferred_sgd: Optimizer | None = None
+
+    def compute(self, batch: PackedBatch, *, is_train: bool) -> torch.Tensor:
+        """The vectors of a packed batch.
+
+        batch (PackedBatch): The documents.
+        is_train (bool): Whether dropout is applied, and a gradient wanted.
+        RETURNS (torch.Tensor): `(rows, width)`; what a row stands for is the component's matter.
+        """
+        raise NotImplementedError
+
+    def hand_out(self, batch: PackedBatch, vectors: torch.Tensor) -> Any:
+        """What a listener finds for a batch.
+
+        batch (PackedBatch): The documents.
+        vectors (torch.Tensor): What `compute` returned, or a leaf in its place.
+        RETURNS (Any): What `batch.vectors` holds.
+        """
+        return vectors
+
+    def backprop(self, vectors: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Add to the gradients of the parameters.
+
+        vectors (torch.Tensor): What `compute` returned.
+        gradient (torch.Tensor): Of the same shape, summed over all listeners.
+        """
+        vectors.backward(gradient)
 
     def predict(self, docs: Iterable[Doc]) -> Any:
         """Vectors of the tokens; of packed Docs they stay on the device, for the listeners."""
@@ -276,18 +306,18 @@ class PackedTok2Vec(PackedPipe, Tok2Vec):
         batches = packed_batches(docs)
         if batches is None:
             self.flush()
-            return super().predict(docs)
+            return super().predict(docs)  # type: ignore[misc]
         for batch in batches:
-            run = Run(batch, self.parameters_for(batch.corpus), self.vocab, is_train=False)
             with torch.no_grad():
-                vectors = run.tokens(run(self.model))
+                vectors = self.hand_out(batch, self.compute(batch, is_train=False))
             batch.vectors.update({listener.id: vectors for listener in self.listeners})
         return batches
 
-    def set_annotations(self, docs: Sequence[Doc], tokvecses: Any) -> None:
-        """Set `doc.tensor`, but for packed Docs, whose vectors stay with the batch."""
+    def set_annotations(self, docs: Iterable[Doc], predictions: Any) -> None:
+        """Annotate as the parent does, but for packed Docs, whose vectors stay with the batch."""
+        docs = list(docs)
         if packed_batches(docs) is None:
-            super().set_annotations(docs, tokvecses)
+            super().set_annotations(docs, predictions)  # type: ignore[misc]
 
     def update(
         self,
@@ -309,7 +339,7 @@ class PackedTok2Vec(PackedPipe, Tok2Vec):
         batches = packed_batches(example.reference for example in examples)
         if batches is None:
             self.flush()
-            return super().update(examples, drop=drop, sgd=sgd, losses=losses)
+            return super().update(examples, drop=drop, sgd=sgd, losses=losses)  # type: ignore[misc]
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
         set_dropout_rate(self.model, drop)
@@ -317,15 +347,14 @@ class PackedTok2Vec(PackedPipe, Tok2Vec):
             return self._pass_over(batches, losses)
         self._deferred_sgd = sgd
         for batch in batches:
-            parameters = self.parameters_for(batch.corpus, is_train=True)
-            if not len(batch):
+            if len(batch):
+                self._await_gradients(batch, self.compute(batch, is_train=True), losses)
+            else:
+                self.parameters_for(batch.corpus, is_train=True)
                 self._take_part(losses)
-                continue
-            run = Run(batch, parameters, self.vocab, is_train=True)
-            self._hand_out(batch, run.tokens(run(self.model)), losses)
         return losses
 
-    def _hand_out(self, batch: PackedBatch, vectors: torch.Tensor, losses: Losses) -> None:
+    def _await_gradients(self, batch: PackedBatch, vectors: torch.Tensor, losses: Losses) -> None:
         """Give each listener the vectors, and a way back for its gradient.
 
         As in spaCy, the gradients go back through the model when the last listener has sent its.
@@ -337,13 +366,14 @@ class PackedTok2Vec(PackedPipe, Tok2Vec):
             assert leaf.grad is not None
             self._add_loss(losses, leaf.grad.square().sum())
             if leaf is leaves[-1]:
-                vectors.backward(sum(other.grad for other in leaves if other.grad is not None))
+                gradients = [other.grad for other in leaves if other.grad is not None]
+                self.backprop(vectors, sum(gradients[1:], gradients[0]))
                 self._has_gradient, self._awaits_gradient = True, False
                 if self._deferred_sgd is not None:
                     self.finish_update(self._deferred_sgd)
 
         for listener, leaf in zip(self.listeners, leaves, strict=True):
-            batch.vectors[listener.id] = leaf
+            batch.vectors[listener.id] = self.hand_out(batch, leaf)
             batch.send_back[listener.id] = partial(send_back, leaf)
 
     def finish_update(self, sgd: Optimizer) -> None:
@@ -354,6 +384,21 @@ class PackedTok2Vec(PackedPipe, Tok2Vec):
         else:
             self._deferred_sgd = None
             super().finish_update(sgd)
+
+
+class PackedTok2Vec(PackedUpstream, Tok2Vec):
+    """spaCy's Tok2Vec for packed examples: one pass for all its listeners.
+
+    vocab (Vocab): The shared vocab.
+    model (Model[List[Doc], List[Floats2d]]): A stock tok2vec model.
+    name (str): Name of the component.
+    """
+
+    def compute(self, batch: PackedBatch, *, is_train: bool) -> torch.Tensor:
+        """The vectors of a packed batch, `(tokens, width)`."""
+        parameters = self.parameters_for(batch.corpus, is_train=is_train)
+        run = Run(batch, parameters, self.vocab, is_train=is_train)
+        return run.tokens(run(self.model))
 
     def initialize(
         self, get_examples: Callable[[], Iterable[Example]], *, nlp: Language | None = None
@@ -476,8 +521,9 @@ class PackedTextCategorizer(PackedPipe, TextCategorizer):
             batch.send_back.pop(listener.id, None)
 
     @property
-    def _listeners(self) -> list[Tok2VecListener]:
-        return [layer for layer in self.model.walk() if isinstance(layer, Tok2VecListener)]
+    def _listeners(self) -> list[Model]:
+        # A transformer's listeners have this in common with a tok2vec's, and nothing else.
+        return [layer for layer in self.model.walk() if hasattr(layer, "upstream_name")]
 
     def packed_loss(
         self, batch: PackedBatch, scores: torch.Tensor

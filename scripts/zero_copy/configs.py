@@ -7,14 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import spacy
 from spacy.language import Language
 from spacy.util import dict_to_dot, get_sourced_components, load_config, load_model_from_config
 from thinc.api import Config, ConfigValidationError
 
 from zero_copy.errors import UserError
+from zero_copy.export import OWN_SETTINGS
 from zero_copy.files import publish, staging
-from zero_copy.imbalance import OFF
 from zero_copy.training import find_config
+from zero_copy.wordpieces import SENT_SPANS, is_transformer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -38,7 +40,7 @@ def read_config(path: Path) -> Config:
     RETURNS (Config): Its settings, as they are written.
     RAISES (UserError): If it is not there, is no config, or has no pipeline.
     """
-    with _one_message(f"{path} is no config that can be read"):
+    with one_message(f"{path} is no config that can be read"):
         config = load_config(find_config(path))
     if not {"lang", "pipeline"} <= set(config.get("nlp", {})):
         raise UserError(
@@ -57,8 +59,38 @@ def build_pipeline(config: Config) -> Language:
     RAISES (UserError): If a function is not registered, a setting has no meaning, or a pipeline
         that components are sourced from is not there.
     """
-    with _one_message("No pipeline can be built from the config"):
+    with one_message("No pipeline can be built from the config"):
         return load_model_from_config(config, auto_fill=True)
+
+
+def transformer_pipeline(
+    config: Path | None, lang: str, transformer: str, spans: dict[str, Any]
+) -> Language | None:
+    """A pipeline with the transformer whose wordpieces a corpus is to hold.
+
+    config (Optional[Path]): A training config.
+    lang (str): Language code, where there is no config.
+    transformer (str): Name or folder of the transformer; that of the config where it is empty.
+    spans (Dict[str, Any]): Config block of the span getter, where there is no config.
+    RETURNS (Optional[Language]): The pipeline, or None if no transformer is asked for.
+    RAISES (UserError): If there is no such config, or no pipeline can be built from it.
+    """
+    if config is not None:
+        settings = read_config(config)
+        blocks = [block for block in settings["components"].values() if is_transformer(block)]
+        for block in blocks if transformer else ():
+            block["model"]["name"] = transformer
+        return build_pipeline(settings) if blocks else None
+    if not transformer:
+        return None
+    nlp = spacy.blank(lang)
+    if spans.get("@span_getters") == SENT_SPANS:
+        nlp.add_pipe("sentencizer")
+        nlp.config["training"]["annotating_components"] = ["sentencizer"]
+    with one_message("No transformer can be built from the options"):
+        model = {"name": transformer, "get_spans": spans}
+        nlp.add_pipe("zero_copy_transformer", config={"model": model})
+    return nlp
 
 
 def fill_config(config: Config) -> Config:
@@ -81,7 +113,7 @@ def _leave_out_what_is_off(config: Config, complete: Config) -> None:
     """Take settings of ours out again that are off, so that a config stays next to stock."""
     for name, component in complete["components"].items():
         written = config.get("components", {}).get(name, {})
-        for setting, off in OFF.items():
+        for setting, off in OWN_SETTINGS.items():
             if setting not in written and setting in component and component[setting] == off:
                 del component[setting]
 
@@ -93,7 +125,7 @@ def interpolate(config: Config) -> Config:
     RETURNS (Config): The config with the values.
     RAISES (UserError): If it names a variable that is not there.
     """
-    with _one_message("A variable of the config has no value"):
+    with one_message("A variable of the config has no value"):
         return config.interpolate()
 
 
@@ -119,7 +151,12 @@ def write_config(config: Config, path: Path) -> None:
 
 
 @contextmanager
-def _one_message(title: str) -> Iterator[None]:
+def one_message(title: str) -> Iterator[None]:
+    """Say in one message what is wrong with a config.
+
+    title (str): What can't be done with it.
+    RAISES (UserError): If something in it has no meaning.
+    """
     try:
         yield
     except UserError:

@@ -159,7 +159,7 @@ class PackedBatch:
         # What components make of the batch: scores by component; by ID of the listener its token
         # vectors and, in training, the way back for their gradient.
         self.scores: dict[str, torch.Tensor] = {}
-        self.vectors: dict[int, torch.Tensor] = {}
+        self.vectors: dict[int, Any] = {}
         self.send_back: dict[int, Callable[[], None]] = {}
 
     def __len__(self) -> int:
@@ -281,6 +281,9 @@ class Corpus:
                 f"and the pipeline's is {nlp.lang}",
                 f"Convert and pack with --lang {nlp.lang}, or change [nlp] lang.",
             )
+        for _, component in nlp.components:  # those that are frozen included
+            if hasattr(component, "check_corpus"):
+                component.check_corpus(corpus, nlp)
         lengths = corpus.lengths
         docs = numpy.flatnonzero(lengths > 0)
         if self.limit:
@@ -315,8 +318,7 @@ def refuse_pipeline(nlp: Language) -> None:
     """Refuse what can't be trained from a packed corpus, before training starts.
 
     nlp (Language): The pipeline with its whole config.
-    RAISES (UserError): If a component that is not frozen needs ordinary Docs, naming it; if
-        gradients are to be accumulated.
+    RAISES (UserError): If a component that is not frozen needs ordinary Docs, naming it.
     """
     training = nlp.config.interpolate()["training"]
     frozen = training.get("frozen_components", [])
@@ -335,12 +337,6 @@ def refuse_pipeline(nlp: Language) -> None:
                 f"{way}, name it in [training] frozen_components, or read the corpus with "
                 "spacy.Corpus.v1.",
             )
-    if training.get("accumulate_gradient", 1) > 1:
-        raise UserError(
-            f"accumulate_gradient = {training['accumulate_gradient']} can't split a packed batch",
-            "Set accumulate_gradient = 1 in [training]. The gradient of a batch is the sum over "
-            "its documents, so one batch of all the words takes the same step.",
-        )
 
 
 @spacy.registry.readers("zero_copy.Corpus.v1")

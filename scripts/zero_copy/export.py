@@ -15,9 +15,12 @@ from thinc.api import Config, Model
 from zero_copy.components import PackedPipe
 from zero_copy.imbalance import OFF
 from zero_copy.schedules import WARMUP_COSINE
+from zero_copy.transformer_layers import LISTENER, OUR_LISTENER
 
 PREFIX = "zero_copy"
 TO_STOCK = f"{PREFIX}.to_stock.v1"
+# Settings of ours that stock components do not have, and what they are where nothing is set.
+OWN_SETTINGS = {**OFF, "half_precision": "bfloat16"}
 STOCK_READER = {"@readers": "spacy.Corpus.v1", "gold_preproc": False}
 
 
@@ -76,8 +79,9 @@ def stock_config(config: Config) -> Config:
     for component in stock["components"].values():
         if component.get("factory", "").startswith(f"{PREFIX}_"):
             component["factory"] = component["factory"].removeprefix(f"{PREFIX}_")
-            for setting in OFF:  # they are the training's, and spaCy has none like them
+            for setting in OWN_SETTINGS:  # they are the training's, and spaCy has none like them
                 component.pop(setting, None)
+        _use_stock_listeners(component)
     for name, reader in stock.get("corpora", {}).items():
         if registered_name(reader, "@readers") == f"{PREFIX}.Corpus.v1":
             settings = {key: value for key, value in reader.items() if key != "@readers"}
@@ -92,6 +96,18 @@ def stock_config(config: Config) -> Config:
     if registered_name(training.get("before_to_disk"), "@callbacks") == TO_STOCK:
         training["before_to_disk"] = None
     return stock
+
+
+def _use_stock_listeners(section: dict[str, Any]) -> None:
+    """Put spacy-transformers' listener in the place of ours, whose gradient factor may be a
+    schedule; the stock one knows numbers only."""
+    if registered_name(section, "@architectures") == OUR_LISTENER:
+        section["@architectures"] = LISTENER
+        if isinstance(section.get("grad_factor"), dict):
+            section["grad_factor"] = 1.0
+    for value in section.values():
+        if isinstance(value, dict):
+            _use_stock_listeners(value)
 
 
 def _use_thinc_schedules(section: dict[str, Any]) -> None:

@@ -247,6 +247,24 @@ def segment_sum(X: Tensor, segments: Tensor, count: int) -> Tensor:
     return X.new_zeros(count, X.shape[1]).index_add(0, segments, X)
 
 
+class ScaleGradient(Function):
+    """Its input as it is, and the gradient times a factor.
+
+    X (Tensor): Any shape.
+    factor (float): The factor.
+    RETURNS (Tensor): X.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, X: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return X.view_as(X)
+
+    @staticmethod
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor, None]:
+        return d_output * ctx.factor, None
+
+
 class StraightThrough(Function):
     """The value of `Y` with the gradient of `X`.
 

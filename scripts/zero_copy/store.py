@@ -10,13 +10,15 @@ once and a token is the number of its type: 4 bytes, whatever attributes a model
     token_types     int32   (tokens,)            the type of each token, document after document
     doc_offsets     int64   (documents + 1,)     where each document starts in `token_types`
     cats            uint8   (documents, labels)  0 no, 1 yes, 255 not annotated
+
+Those of a transformer's wordpieces, where it was packed with them, are in `wordpieces.py`.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 
 import numpy
 import pydantic
@@ -49,6 +51,10 @@ MISSING = 255
 # Odd numbers with no pattern in their bits (those of xxHash).
 MIXERS = numpy.array([0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F], "uint64")
 COLUMNS = ("type_attrs", "type_texts", "text_offsets", "token_types", "doc_offsets", "cats")
+WORDPIECE_COLUMNS = (
+    *("wordpieces", "span_offsets", "doc_spans"),
+    *("aligned", "aligned_lengths", "doc_aligned"),
+)
 
 
 class Source(pydantic.BaseModel):
@@ -64,6 +70,26 @@ class Source(pydantic.BaseModel):
     md5: str
 
 
+class WordpieceInfo(pydantic.BaseModel):
+    """The wordpieces that a packed corpus holds.
+
+    transformer (str): Name or folder of the Hugging Face model whose tokenizer made them.
+    tokenizer (str): Checksum of the tokenizer.
+    spans (Dict[str, Any]): Config blocks of the span getter, and of the components that annotated
+        the documents before it.
+    pad (int): Number of the wordpiece that fills up a span.
+    has_types (bool): Whether the model is to be given types of wordpieces, all zeros.
+    cut (int): How many wordpieces were left out, at the ends of spans longer than the model takes.
+    """
+
+    transformer: str
+    tokenizer: str
+    spans: dict[str, Any]
+    pad: int
+    has_types: bool
+    cut: int
+
+
 class PackedInfo(pydantic.BaseModel):
     """What the header of a packed corpus says of it.
 
@@ -74,6 +100,7 @@ class PackedInfo(pydantic.BaseModel):
     attrs (List[str]): Names of the columns of `type_attrs`.
     labels (List[str]): Names of the columns of `cats`, in the order in which they were first seen.
     source (Source): What the corpus was made from.
+    wordpieces (Optional[WordpieceInfo]): What it holds for a transformer, if anything.
     """
 
     format: str = FORMAT
@@ -83,6 +110,7 @@ class PackedInfo(pydantic.BaseModel):
     attrs: list[str]
     labels: list[str]
     source: Source
+    wordpieces: WordpieceInfo | None = None
 
 
 class PackedCorpus:
@@ -165,12 +193,16 @@ def source_of(path: Path) -> Source:
     return Source(name=path.name, size=size, md5=digest.hexdigest())
 
 
+Extension = Callable[[PackedCorpus], tuple[WordpieceInfo, dict[str, torch.Tensor]]]
+
+
 def pack(
     source: Path,
     target: Path,
     *,
     lang: str = "en",
     attrs: tuple[str, ...] = ATTRS,
+    wordpieces: Extension | None = None,
     report: Callable[[int], None] = lambda documents: None,
 ) -> PackedInfo:
     """Pack a `.spacy` file, or a folder of them, into one `.safetensors` file.
@@ -181,6 +213,7 @@ def pack(
     target (Path): Where the packed corpus goes; what is there is replaced once all is well.
     lang (str): Language code, for the attributes that follow from a token's text.
     attrs (Tuple[str, ...]): The token attributes to store.
+    wordpieces (Optional[Callable]): Adds a transformer's wordpieces, as `add_wordpieces` does.
     report (Callable[[int], None]): Called after every file with its number of documents.
     RETURNS (PackedInfo): The header that was written.
     RAISES (UserError): If the source is missing, broken or empty, lacks NORM, or has a category
@@ -200,6 +233,9 @@ def pack(
         info = PackedInfo(
             lang=lang, attrs=list(attrs), labels=packer.labels, source=source_of(source)
         )
+        if wordpieces is not None:
+            info.wordpieces, more = wordpieces(PackedCorpus(target, info, columns))
+            columns |= more
         write(target, info, columns)
     return info
 
@@ -439,7 +475,7 @@ def read(path: Path) -> PackedCorpus:
         info = PackedInfo.model_validate(srsly.json_loads(header or "{}"))
     except (ValueError, pydantic.ValidationError):
         info = None
-    if info is None or info.format != FORMAT or set(columns) != set(COLUMNS):
+    if info is None or info.format != FORMAT or set(columns) != set(_columns_of(info)):
         raise UserError(f"{path} is a .safetensors file, but no packed corpus", again)
     if info.version != FORMAT_VERSION:
         raise UserError(
@@ -455,9 +491,26 @@ def read(path: Path) -> PackedCorpus:
     if source.is_file() and source.stat().st_size != info.source.size:
         raise UserError(f"{path} was made from another {source.name} than stands beside it", again)
     corpus = PackedCorpus(path, info, columns)
-    if columns["doc_offsets"][-1] != len(columns["token_types"]):
+    if not _wordpieces_fit(columns) or columns["doc_offsets"][-1] != len(columns["token_types"]):
         raise UserError(f"{path} has columns that don't fit together", again)
     return corpus
+
+
+def _columns_of(info: PackedInfo) -> tuple[str, ...]:
+    return COLUMNS if info.wordpieces is None else (*COLUMNS, *WORDPIECE_COLUMNS)
+
+
+def _wordpieces_fit(columns: dict[str, torch.Tensor]) -> bool:
+    if "wordpieces" not in columns:
+        return True
+    documents, tokens = len(columns["doc_offsets"]) - 1, len(columns["token_types"])
+    return bool(
+        len(columns["doc_spans"]) == len(columns["doc_aligned"]) == documents + 1
+        and columns["doc_spans"][-1] == len(columns["span_offsets"]) - 1
+        and columns["span_offsets"][-1] == len(columns["wordpieces"])
+        and columns["doc_aligned"][-1] == len(columns["aligned"])
+        and len(columns["aligned_lengths"]) == tokens
+    )
 
 
 def verify(path: Path) -> PackedInfo:
@@ -482,6 +535,7 @@ def verify(path: Path) -> PackedInfo:
         and columns["token_types"].min(initial=0) >= 0
         and columns["token_types"].max(initial=0) < types
         and numpy.isin(columns["cats"], (0, 1, MISSING)).all()
+        and _alignment_fits(columns)
     )
     if not fits:
         raise UserError(f"{path} has columns that don't fit together", "Run `pack` again.")
@@ -491,6 +545,22 @@ def verify(path: Path) -> PackedInfo:
             f"{path} was made from another {source.name} than stands beside it", "Run `pack` again."
         )
     return corpus.info
+
+
+def _alignment_fits(columns: dict[str, numpy.ndarray]) -> bool:
+    if "wordpieces" not in columns:
+        return True
+    bounds = [columns[name] for name in ("span_offsets", "doc_spans", "doc_aligned")]
+    if any((numpy.diff(offsets) < 0).any() for offsets in bounds):
+        return False
+    doc_wordpieces = numpy.diff(columns["span_offsets"][columns["doc_spans"]])
+    most = numpy.repeat(doc_wordpieces, numpy.diff(columns["doc_aligned"]))
+    return bool(
+        columns["aligned_lengths"].sum() == len(columns["aligned"])
+        and (columns["aligned_lengths"] >= 0).all()
+        and (columns["aligned"] >= 0).all()
+        and (columns["aligned"] < most).all()
+    )
 
 
 def _minor(version: str) -> list[str]:
