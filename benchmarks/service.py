@@ -17,7 +17,7 @@ import srsly
 
 from machine import ROOT
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 @contextmanager
