@@ -21,7 +21,7 @@ from spacy.util import load_config
 from torch import distributed, multiprocessing
 from wasabi import msg
 
-from loop import ROOT
+from loop import ROOT, Training
 from machine import save
 from zero_copy.recording import summarize_recording, with_recording
 
@@ -61,6 +61,7 @@ def main(
             speed = measured[-1]["words_per_second"]
             msg.info(f"{count} workers: {speed:,.0f} words/s")
     one, two = (median(run["words_per_second"] for run in runs[count]) for count in (1, 2))
+    apart = {count: independent(corpus, config, count) for count in (1, 2)}
     size = runs[1][0]["gradient_bytes"]
     reduction = reduce_seconds(size)
     seconds = median(run["step_seconds"] for run in runs[1])
@@ -68,6 +69,7 @@ def main(
         ["one worker, words/s", f"{one:,.0f}"],
         ["two workers, words/s", f"{two:,.0f}"],
         ["times", f"{two / one:.2f}"],
+        ["two trainings that know nothing of each other, times", f"{apart[2] / apart[1]:.2f}"],
         ["gradients of a step, bytes", f"{size:,}"],
         ["on the loopback device, bytes a step", f"{runs[2][-1]['sent_bytes']:,.0f}"],
         ["step of one worker, ms", f"{seconds * 1000:.1f}"],
@@ -88,6 +90,7 @@ def main(
         "threads_per_worker": 1,
         "runs": runs,
         "ratio": two / one,
+        "independent": apart,
         "reduce_seconds_two_workers": reduction,
         "predicted_ratio_two_workers": 2 * seconds / (seconds + reduction),
         "model": {
@@ -131,6 +134,31 @@ def train(corpus: Path, config: str, count: int, steps: int) -> dict[str, Any]:
             "sent_bytes": (loopback_bytes() - before) / steps,
             "seconds": perf_counter() - start,
         }
+
+
+def independent(corpus: Path, config: str, count: int) -> float:
+    """Words per second of so many trainings side by side, of one thread each and without Ray: what
+    the machine allows.
+
+    RETURNS (float): Of all together.
+    """
+    call = f"from ray_speed import step_speed; step_speed({str(corpus.resolve())!r}, {config!r})"
+    command = [sys.executable, "-c", call]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, cwd=Path(__file__).parent, env=environment
+        )
+        for _ in range(count)
+    ]
+    return sum(float(process.communicate()[0].splitlines()[-1]) for process in running)
+
+
+def step_speed(corpus: str, config: str, warm_up: int = 20, steps: int = 120) -> None:
+    """Print the words per second of some training steps."""
+    steps_taken = Training("zero_copy", config, Path(corpus)).steps()
+    timed = [next(steps_taken) for _ in range(warm_up + steps)][warm_up:]
+    print(sum(words for words, _ in timed) / sum(seconds for _, seconds in timed))
 
 
 def loopback_bytes() -> int:

@@ -19,7 +19,7 @@ from zero_copy import ray_cluster, ray_training, store
 from zero_copy.errors import UserError
 from zero_copy.state import FILE, read_header
 
-WORKERS, STEPS = 2, 150
+WORKERS, STEPS = 2, 100
 
 
 @pytest.fixture(scope="module")
