@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 
 import convert as command
 import zero_copy.convert
-from zero_copy import tokenizing, workers
+from zero_copy import processes, tokenizing
 from zero_copy.convert import SPLITS, convert, encode_categories
 from zero_copy.docbins import SplitWriter, finish_docbin, start_docbin
 from zero_copy.errors import UserError
@@ -183,9 +183,9 @@ def test_the_number_of_processes_changes_nothing(
     monkeypatch.setattr(tokenizing, "REMEMBERED_WORDS", 700)
     source = write_csv(tmp_path / "train.csv", make_texts(600))
     results = []
-    for processes in (1, 2, 3):
-        output = tmp_path / str(processes)
-        convert(source, output, processes=processes)
+    for count in (1, 2, 3):
+        output = tmp_path / str(count)
+        convert(source, output, processes=count)
         results.append(contents(output))
     assert results[0] == results[1] == results[2]
 
@@ -194,7 +194,7 @@ def test_the_number_of_processes_changes_nothing(
 def test_workers_need_not_be_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_csv(tmp_path / "train.csv", make_texts(100))
     convert(source, tmp_path / "one", processes=1)
-    monkeypatch.setattr(workers, "START_METHOD", "spawn")
+    monkeypatch.setattr(processes, "START_METHOD", "spawn")
     convert(source, tmp_path / "two", processes=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 

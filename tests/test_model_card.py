@@ -60,7 +60,7 @@ def metrics(pipeline, corpus, tmp_path) -> Path:
     }
     training = srsly.read_json(ROOT / "benchmarks/results/train_speed-amd-epyc-2-cores.json")
     report = {
-        "machine": training["machine"],
+        "machine": training["bow"]["machine"],
         "tasks": [{"rows": [row]}],
         "runs": [{"corpus": corpus_digest(corpus)}],
     }
