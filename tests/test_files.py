@@ -1,13 +1,15 @@
 """Files and folders that are replaced whole, or not at all."""
 
 import contextlib
+import fcntl
 import threading
 from pathlib import Path
 
 import pytest
 
 from zero_copy import files
-from zero_copy.files import replace_folder, replacing
+from zero_copy.errors import UserError
+from zero_copy.files import locked, replace_folder, replacing
 
 
 def folder_of(path: Path, content: str) -> Path:
@@ -58,3 +60,30 @@ def test_a_file_is_replaced_only_when_all_is_well(tmp_path):
         raise ValueError("stop")
     assert path.read_text() == "one"
     assert [each.name for each in path.parent.iterdir()] == ["file"]
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    path = tmp_path / "lock"
+    with (
+        locked(path, "one", "wait"),
+        pytest.raises(UserError, match="one"),
+        locked(path, "one", "wait"),
+    ):
+        pass
+    with locked(path, "one", "wait"):
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
+    """A third process would make a file of its own, and both would be inside."""
+    path = tmp_path / "lock"
+    original = fcntl.flock
+
+    def after_the_first_has_ended(lock, operation):
+        path.unlink()
+        original(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_the_first_has_ended)
+    with pytest.raises(UserError, match="one"), locked(path, "one", "wait"):
+        pass

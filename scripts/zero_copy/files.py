@@ -88,8 +88,12 @@ def locked(path: Path, title: str, advice: str) -> Iterator[None]:
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(title, advice) from None
+            # The first process may have ended, and removed the file, since it was opened here.
+            is_current = os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            is_current = False
+        if not is_current:
+            raise UserError(title, advice)
         try:
             yield
         finally:
