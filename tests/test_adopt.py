@@ -389,9 +389,6 @@ def test_config_of_init_config_trains_without_an_edit(form, corpus, tmp_path):
     paths += [*("--paths.dev", corpus / "dev.safetensors")]
     if "accuracy" in form:
         paths += ["--paths.vectors", corpus / "vectors"]
-    done = run("-m", "spacy", "debug", "config", mine, *code, *paths, cwd=tmp_path)
-    assert done.returncode == 0, plain(done)
-
     steps = ("--training.max_steps", 4, "--training.eval_frequency", 2)
     done = run(
         *("-m", "spacy", "train", mine, *code, *paths, *steps, "--output", output), cwd=tmp_path
