@@ -376,7 +376,10 @@ def corpus(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param(form, marks=pytest.mark.slow if "multi" in form else ()) for form in FORMS],
+)
 def test_config_of_init_config_trains_without_an_edit(form, corpus, tmp_path):
     config, mine, output = tmp_path / "config.cfg", tmp_path / "mine.cfg", tmp_path / "out"
     assert run("-m", "spacy", "init", "config", config, *FORMS[form]).returncode == 0

@@ -145,6 +145,7 @@ def test_what_is_there_is_kept(compared, corpus):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 def test_killed_comparison_goes_on(corpus, tmp_path):
     arguments = command(corpus, tmp_path, "bow", "--seeds", "2", *SHORT)
     work = tmp_path / "work"

@@ -507,6 +507,7 @@ def test_full_disk(tmp_path: Path) -> None:
     check_failure(process, 1, "Cannot write to", output, before)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_texts(large: Path, tmp_path: Path) -> None:
     lines = large.read_text().splitlines(keepends=True)
     small = tmp_path / "small.csv"

@@ -99,6 +99,7 @@ def whole(corpus, tmp_path_factory) -> tuple[Path, str]:
     return output, train(corpus, output)
 
 
+@pytest.mark.slow
 def test_killed_at_random_and_while_writing_it_ends_the_same(corpus, whole, tmp_path):
     unfinished, moments = tmp_path / ".unfinished", random.Random()
     call = command(corpus, tmp_path, "--resume")
@@ -130,6 +131,7 @@ def test_killed_at_random_and_while_writing_it_ends_the_same(corpus, whole, tmp_
     assert not unfinished.exists()
 
 
+@pytest.mark.slow
 def test_the_state_of_another_training_is_refused_by_name(corpus, whole, tmp_path):
     def refusal(*options: str, data: Path = corpus, config: str = CONFIG) -> str:
         call = command(data, tmp_path, "--resume", *options, config=config)
