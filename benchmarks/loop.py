@@ -1,8 +1,9 @@
 """spaCy's own training loop, opened so that its steps and evaluations can be timed."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -20,6 +21,7 @@ import functions  # noqa: E402, F401  registers what the configs name
 from zero_copy.pretraining import find_pretrained  # noqa: E402
 from zero_copy.training import find_vectors  # noqa: E402
 
+Figures = dict[str, dict[str, Any]]
 SIDES = {"zero_copy": ("configs", "safetensors"), "stock": ("configs/stock", "spacy")}
 
 
@@ -86,3 +88,30 @@ class Training:
         """Wait for the device, so that a time is that of the work."""
         if self.gpu_id >= 0:
             torch.cuda.synchronize()
+
+
+def in_turns(rounds: int, measure: Callable[[str], dict[str, float]]) -> Figures:
+    """Measure the sides in turns, so that what else the machine does falls on both.
+
+    rounds (int): How often each has its turn.
+    measure (Callable[[str], Dict[str, float]]): Measures some figures of a side.
+    RETURNS (Dict[str, Dict[str, Any]]): By side the median of each figure, and all of them as
+        `<figure>_by_round`.
+    """
+    turns = [{side: measure(side) for side in SIDES} for _ in range(rounds)]
+    figures: Figures = {side: {} for side in SIDES}
+    for side, of_side in figures.items():
+        for name in turns[0][side]:
+            values = [turn[side][name] for turn in turns]
+            of_side |= {name: median(values), f"{name}_by_round": values}
+    return figures
+
+
+def ratio(figures: Figures, name: str) -> float:
+    """How many times as large a figure of ours is as stock's.
+
+    figures (Dict[str, Dict[str, Any]]): By side.
+    name (str): Which figure.
+    RETURNS (float): The ratio.
+    """
+    return figures["zero_copy"][name] / figures["stock"][name]

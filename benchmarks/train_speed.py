@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import typer
 from wasabi import msg
 
-from loop import SIDES, Training
+from loop import SIDES, Training, in_turns, ratio
 from machine import save_parts
 
 
@@ -41,37 +41,29 @@ def main(
     save_parts("train_speed", {row["config"]: settings | row for row in figures})
 
 
-def measure(config: str, corpus: Path, rounds: int, words: int, gpu_id: int) -> dict:
+def measure(config: str, corpus: Path, rounds: int, words: int, gpu_id: int) -> dict[str, Any]:
     """Both sides of one config, in turns.
 
-    RETURNS (dict): Words per second and seconds of an evaluation by side, and the ratios.
+    RETURNS (Dict[str, Any]): Words per second and seconds of an evaluation by side, and the ratios.
     """
     sides = {side: Training(side, config, corpus, gpu_id) for side in SIDES}
     steps = {side: training.steps() for side, training in sides.items()}
-    speeds: dict[str, list[float]] = {side: [] for side in SIDES}
-    evaluations: dict[str, list[float]] = {side: [] for side in SIDES}
     for side in SIDES:
         list(islice(steps[side], 20))  # warm up: caches, memory, derived columns
         sides[side].evaluate()
-    for _ in range(rounds):
-        for side in SIDES:
-            speeds[side].append(_words_per_second(steps[side], words))
-            evaluations[side].append(sides[side].evaluate()[0])
-    figures = {
-        side: {
-            "words_per_second": median(speeds[side]),
-            "words_per_second_by_round": speeds[side],
-            "evaluation_seconds": median(evaluations[side]),
-            "evaluation_seconds_by_round": evaluations[side],
+
+    def turn(side: str) -> dict[str, float]:
+        return {
+            "words_per_second": _words_per_second(steps[side], words),
+            "evaluation_seconds": sides[side].evaluate()[0],
         }
-        for side in SIDES
-    }
-    ours, stock = figures["zero_copy"], figures["stock"]
+
+    figures = in_turns(rounds, turn)
     return {
         "config": config,
         **figures,
-        "speedup": ours["words_per_second"] / stock["words_per_second"],  # type: ignore[operator]
-        "evaluation_speedup": stock["evaluation_seconds"] / ours["evaluation_seconds"],  # type: ignore[operator]
+        "speedup": ratio(figures, "words_per_second"),
+        "evaluation_speedup": 1 / ratio(figures, "evaluation_seconds"),
     }
 
 

@@ -4,14 +4,13 @@ a step is the model's own arithmetic."""
 from cProfile import Profile
 from pathlib import Path
 from pstats import Stats
-from statistics import median
 from time import process_time
 from typing import Any
 
 import typer
 from wasabi import msg
 
-from loop import SIDES, Training
+from loop import SIDES, Training, in_turns, ratio
 from machine import save
 
 # Where a step is inside of the Hugging Face model, on either side.
@@ -56,36 +55,29 @@ def measure(config: str, corpus: Path, rounds: int, words: int, gpu_id: int) -> 
     RETURNS (Dict[str, Any]): Words per second and the model's share by side, and the ratio.
     """
     steps = {side: Training(side, config, corpus, gpu_id).steps() for side in SIDES}
-    speeds: dict[str, list[float]] = {side: [] for side in SIDES}
-    cpu_speeds: dict[str, list[float]] = {side: [] for side in SIDES}
-    shares: dict[str, list[float]] = {side: [] for side in SIDES}
     for side in SIDES:
         next(steps[side])  # a frozen transformer computes all of its vectors here
-    for _ in range(rounds):
-        for side in SIDES:
-            done, seconds, profile, cpu_start = 0, 0.0, Profile(), process_time()
-            while done < words:
-                profile.enable()
-                step_words, step_seconds = next(steps[side])
-                profile.disable()
-                done, seconds = done + step_words, seconds + step_seconds
-            speeds[side].append(done / seconds)
-            cpu_speeds[side].append(done / (process_time() - cpu_start))
-            shares[side].append(_seconds_in_model(profile, side) / seconds)
-    figures = {
-        side: {
-            "words_per_second": median(speeds[side]),
-            "words_per_second_by_round": speeds[side],
-            "words_per_cpu_second": median(cpu_speeds[side]),
-            "share_of_model": median(shares[side]),
+
+    def turn(side: str) -> dict[str, float]:
+        done, seconds, profile, cpu_start = 0, 0.0, Profile(), process_time()
+        while done < words:
+            profile.enable()
+            step_words, step_seconds = next(steps[side])
+            profile.disable()
+            done, seconds = done + step_words, seconds + step_seconds
+        return {
+            "words_per_second": done / seconds,
+            "words_per_cpu_second": done / (process_time() - cpu_start),
+            "share_of_model": _seconds_in_model(profile, side) / seconds,
         }
-        for side in SIDES
+
+    figures = in_turns(rounds, turn)
+    return {
+        "config": config,
+        **figures,
+        "speedup": ratio(figures, "words_per_second"),
+        "speedup_by_cpu_time": ratio(figures, "words_per_cpu_second"),
     }
-    ratios = {}
-    for name, key in (("", "words_per_second"), ("_by_cpu_time", "words_per_cpu_second")):
-        ours, stock = (figures[side][key] for side in SIDES)
-        ratios[f"speedup{name}"] = ours / stock  # type: ignore[operator]
-    return {"config": config, **figures, **ratios}
 
 
 def _seconds_in_model(profile: Profile, side: str) -> float:

@@ -9,14 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from spacy.cli._util import setup_gpu
 from wasabi import msg
 
@@ -25,6 +17,7 @@ from zero_copy.annotating import Plan, Summary, annotate, make_plan
 from zero_copy.documents import Document
 from zero_copy.errors import exit_on_error
 from zero_copy.formats import count
+from zero_copy.progress import TextProgress
 from zero_copy.readers import Columns
 from zero_copy.training import choose_gpu
 
@@ -48,21 +41,8 @@ def main(
     Interrupted, it goes on where it stopped: run the same command again. A text that fails is
     reported with its number, the rest goes on, and the exit code is 1.
     """
-    bar = Progress(
-        TextColumn("Annotating"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[texts]:,} texts, {task.fields[speed]:,.0f} words/s"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    task = bar.add_task("", total=1, texts=0, speed=0)
+    bar = TextProgress("Annotating")
     failures = 0
-
-    def report(share: float, texts: int, words: int) -> None:
-        bar.start()  # Not before the processes have started: forking goes ill with threads.
-        speed = words / max(bar.tasks[0].elapsed or 0, 0.001)
-        bar.update(task, completed=share, texts=texts, speed=speed)
 
     def warn(number: int, document: Document, failure: str) -> None:
         nonlocal failures
@@ -77,7 +57,7 @@ def main(
         setup_gpu(device, silent=True)
         plan = make_plan(model, tuple(exclude))
         show_plan(plan, reason)
-        try:
+        with bar:
             summary = annotate(
                 source,
                 output,
@@ -86,12 +66,10 @@ def main(
                     text=text_column or None, header=tuple(header.split(",")) if header else ()
                 ),
                 processes=n_process,
-                report=report,
+                report=bar.report,
                 warn=warn,
                 tell=msg.info,
             )
-        finally:
-            bar.stop()
         show_summary(summary, output)
 
 

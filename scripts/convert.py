@@ -6,18 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from wasabi import msg
 
 from zero_copy.convert import Statistics, Tokenize, convert
 from zero_copy.errors import UserError, exit_on_error
+from zero_copy.progress import TextProgress
 from zero_copy.readers import Columns
 from zero_copy.tokenizing import tokenize
 
@@ -53,23 +46,8 @@ def main(
     What has no file of its own, dev or test, is split off the training texts, keeping the share
     of every label.
     """
-    bar = Progress(
-        TextColumn("Tokenizing"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[texts]:,} texts, {task.fields[speed]:,.0f} words/s"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    task = bar.add_task("", total=1, texts=0, speed=0)
-
-    def report(share: float, texts: int, words: int) -> None:
-        bar.start()  # Not before the processes have started: forking goes ill with threads.
-        speed = words / max(bar.tasks[0].elapsed or 0, 0.001)
-        bar.update(task, completed=share, texts=texts, speed=speed)
-
     with exit_on_error(), tokenizers(ray, address, n_process) as (run, processes):
-        try:
+        with TextProgress("Tokenizing") as bar:
             statistics = convert(
                 source,
                 output,
@@ -88,10 +66,8 @@ def main(
                 processes=processes,
                 group_separator=group_separator,
                 tokenize=run,
-                report=report,
+                report=bar.report,
             )
-        finally:
-            bar.stop()
         show(statistics, output)
 
 

@@ -13,7 +13,6 @@ import wide_mlp
 from zero_copy import (
     batcher,
     character_embed,
-    components,
     corpus,
     export,
     layers,
@@ -22,6 +21,8 @@ from zero_copy import (
     sequence_layers,
     state,
     static_vectors,
+    textcat,
+    tok2vec,
     torch_layers,
     transformer_layers,
 )
@@ -29,7 +30,6 @@ from zero_copy import (
 __all__ = [
     "batcher",
     "character_embed",
-    "components",
     "corpus",
     "custom_embedding",
     "export",
@@ -39,6 +39,8 @@ __all__ = [
     "sequence_layers",
     "state",
     "static_vectors",
+    "textcat",
+    "tok2vec",
     "torch_head",
     "torch_layers",
     "transformer_extras",

@@ -9,7 +9,7 @@ from wasabi import msg
 import functions  # noqa: F401  registers what the configs name
 from zero_copy.errors import exit_on_error
 from zero_copy.pretraining import PRETRAINED, is_pretrained, make_pretrained
-from zero_copy.training import choose_gpu, find_config, find_corpus
+from zero_copy.training import choose_gpu, find_config, find_corpus, run_command
 
 
 def main(
@@ -37,7 +37,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer()
-    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app.command(context_settings=settings)(main)
-    app()
+    run_command(main)

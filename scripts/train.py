@@ -12,7 +12,7 @@ from wasabi import msg
 import functions  # noqa: F401  registers what the configs name
 from zero_copy.errors import UserError, exit_on_error
 from zero_copy.state import FILE, keeps_state, resumable, tell_state, unfinished
-from zero_copy.training import choose_gpu, find_config, overrides_of, record_training
+from zero_copy.training import choose_gpu, find_config, overrides_of, record_training, run_command
 
 
 def main(
@@ -55,7 +55,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer()
-    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app.command(context_settings=settings)(main)
-    app()
+    run_command(main)

@@ -1,7 +1,7 @@
 """Small corpora, packed and not, on which both sides of a comparison run."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 # As many tests as there are cores run at a time, so each and what it starts gets one thread.
@@ -49,6 +49,28 @@ def save_docs(path: Path, docs: Sequence[Doc]) -> Path:
     return path
 
 
+def save_corpus(folder: Path, lengths: Mapping[str, Sequence[int]]) -> Path:
+    """Write splits of random texts of so many words, tokenized and packed; returns the folder."""
+    nlp = spacy.blank("en")
+    for seed, (split, words) in enumerate(lengths.items()):
+        source = save_docs(folder / f"{split}.spacy", random_docs(nlp, words, seed))
+        store.pack(source, folder / f"{split}.safetensors")
+    return folder
+
+
+def random_lengths(longest: int, count: int, seed: int = 0) -> list[int]:
+    """Lengths of so many texts, of one word up to so many."""
+    return numpy.random.default_rng(seed).integers(1, longest + 1, count).tolist()
+
+
+def train_a_little(nlp: Language, docs: Sequence[Doc], steps: int) -> None:
+    """Initialize a pipeline from Docs, and take so many steps on all of them."""
+    examples = [Example(nlp.make_doc(doc.text), doc) for doc in docs]
+    optimizer = nlp.initialize(lambda: examples)
+    for _ in range(steps):
+        nlp.update(examples, sgd=optimizer)
+
+
 def with_empty_documents(packed: store.PackedCorpus, docs: Sequence[Doc]) -> store.PackedCorpus:
     """Put the empty documents back that packing leaves out."""
     lengths = torch.tensor([len(doc) for doc in docs])
@@ -86,11 +108,7 @@ def pipeline(tmp_path_factory) -> Path:
         "no_output_layer": False,
     }
     nlp.add_pipe("textcat", config={"model": model})
-    docs = random_docs(nlp, [8] * 60)
-    examples = [Example(nlp.make_doc(doc.text), doc) for doc in docs]
-    optimizer = nlp.initialize(lambda: examples)
-    for _ in range(5):
-        nlp.update(examples, sgd=optimizer)
+    train_a_little(nlp, random_docs(nlp, [8] * 60), 5)
     path = tmp_path_factory.mktemp("pipeline") / "model-best"
     nlp.to_disk(path)
     return path

@@ -348,7 +348,7 @@ def test_pipelines_that_say_nothing_are_refused(tmp_path):
     spacy.blank("en").to_disk(tmp_path / "blank")
     with pytest.raises(UserError, match="gives texts no categories"):
         make_plan(str(tmp_path / "blank"))
-    with pytest.raises(UserError, match="can't be loaded"):
+    with pytest.raises(UserError, match="Can't load a pipeline"):
         make_plan(str(tmp_path / "nowhere"))
 
 

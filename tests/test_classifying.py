@@ -7,10 +7,9 @@ import pytest
 import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
-from spacy.training import Example
 from spacy.vectors import Vectors
 
-from conftest import LABELS, random_docs, save_docs
+from conftest import LABELS, random_docs, save_docs, train_a_little
 from zero_copy.classifying import Classifier, categories, copy_pipeline, find_classifiers
 from zero_copy.errors import UserError
 
@@ -127,11 +126,7 @@ def test_copy_of_a_pipeline_with_listeners_and_rules_answers_alike():
         "use_reduce_mean": True,
     }
     nlp.add_pipe("textcat_multilabel", config={"model": model})
-    docs = random_docs(nlp, [8] * 20)
-    examples = [Example(nlp.make_doc(doc.text), doc) for doc in docs]
-    optimizer = nlp.initialize(lambda: examples)
-    for _ in range(3):
-        nlp.update(examples, sgd=optimizer)
+    train_a_little(nlp, random_docs(nlp, [8] * 20), 3)
     nlp.add_pipe("sentencizer", config={"punct_chars": ["%"]})
     expected = nlp("wheat % ships").cats
     copied = copy_pipeline(nlp)

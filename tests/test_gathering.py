@@ -50,6 +50,14 @@ def make_gatherer(pipeline):
     released.set()
 
 
+async def hold_up(gatherer: Gatherer, *texts: str) -> asyncio.Task:
+    """A request that makes a lane stand still, once it does."""
+    slow = asyncio.create_task(gatherer.classify(["slow", *texts]))
+    while not any(lane.busy_since for lane in gatherer.lanes):
+        await asyncio.sleep(0.01)
+    return slow
+
+
 def test_what_arrives_together_is_one_batch(make_gatherer):
     async def run():
         async with make_gatherer(window=0.2) as gatherer:
@@ -66,9 +74,7 @@ def test_what_arrives_together_is_one_batch(make_gatherer):
 def test_slow_text_holds_up_only_its_batch(make_gatherer):
     async def run():
         async with make_gatherer(lanes=2) as gatherer:
-            slow = asyncio.create_task(gatherer.classify(["slow", "wheat"]))
-            while not any(lane.busy_since for lane in gatherer.lanes):
-                await asyncio.sleep(0.01)
+            slow = await hold_up(gatherer, "wheat")
             for _ in range(5):
                 (answer,) = await asyncio.wait_for(gatherer.classify(["corn"]), 10)
                 assert "error" not in answer
@@ -82,9 +88,7 @@ def test_slow_text_holds_up_only_its_batch(make_gatherer):
 def test_full_queue_refuses_and_recovers(make_gatherer):
     async def run():
         async with make_gatherer(capacity=4, batch_texts=1) as gatherer:
-            slow = asyncio.create_task(gatherer.classify(["slow"]))
-            while not gatherer.lanes[0].busy_since:
-                await asyncio.sleep(0.01)
+            slow = await hold_up(gatherer)
             waiting = asyncio.create_task(gatherer.classify(["corn"] * 3))
             await asyncio.sleep(0)
             with pytest.raises(QueueFullError):
@@ -114,9 +118,7 @@ def test_what_is_given_up_leaves_the_queue(make_gatherer):
 def test_short_request_does_not_wait_for_a_long_list(make_gatherer):
     async def run():
         async with make_gatherer(batch_texts=2, window=0.0) as gatherer:
-            slow = asyncio.create_task(gatherer.classify(["slow"]))
-            while not gatherer.lanes[0].busy_since:
-                await asyncio.sleep(0.01)
+            slow = await hold_up(gatherer)
             long_list = asyncio.create_task(gatherer.classify(["corn"] * 40))
             await asyncio.sleep(0)
             short = asyncio.create_task(gatherer.classify(["wheat"]))

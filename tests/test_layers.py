@@ -14,11 +14,12 @@ from spacy.util import registry
 from thinc.api import SGD, Adam, Model, RAdam, set_dropout_rate
 
 from conftest import LABELS, random_docs
-from zero_copy.components import PackedTextCategorizer, PackedTok2Vec
 from zero_copy.corpus import PackedBatch, PackedExample
 from zero_copy.errors import UserError
 from zero_copy.layers import hash_buckets
 from zero_copy.lowering import check_lowered
+from zero_copy.textcat import PackedTextCategorizer
+from zero_copy.tok2vec import PackedTok2Vec
 
 LENGTHS = (7, 1, 30, 2, 90, 1, 13)
 

@@ -17,10 +17,10 @@ from test_layers import (
     reduce,
     tok2vec,
 )
-from zero_copy.components import PackedTextCategorizer
 from zero_copy.corpus import PackedExample
 from zero_copy.errors import UserError
 from zero_copy.static_vectors import type_vectors, uses_vectors, vector_table
+from zero_copy.textcat import PackedTextCategorizer
 
 
 def with_vectors():

@@ -21,9 +21,9 @@ from torch import nn
 from conftest import random_docs
 from test_layers import LENGTHS, assert_parity, both, hash_embed_cnn, tok2vec
 from test_sequence_layers import lstm
-from zero_copy.components import _has_thinc_gradient
 from zero_copy.errors import UserError
 from zero_copy.lowering import check_lowered
+from zero_copy.packed_pipe import _has_thinc_gradient
 
 
 def torch_head(exclusive=True, embedding=None):

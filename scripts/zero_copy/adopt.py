@@ -13,13 +13,14 @@ from spacy.language import Language
 from spacy.util import dot_to_object, registry, set_dot_to_object
 from thinc.api import Config
 
-from zero_copy.components import PackedPipe, PackedTextCategorizer
 from zero_copy.configs import build_pipeline, fill_config, interpolate, settings
 from zero_copy.corpus import refuse_pipeline
 from zero_copy.diff import Difference, differences
 from zero_copy.errors import UserError
 from zero_copy.export import PREFIX, TO_STOCK, registered_name, stock_config
 from zero_copy.lowering import check_lowered
+from zero_copy.packed_pipe import PackedPipe
+from zero_copy.textcat import PackedTextCategorizer
 
 CORPORA = ("train_corpus", "dev_corpus")
 # Settings that a packed corpus does not have, and their one value that changes nothing.

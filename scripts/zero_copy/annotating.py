@@ -34,6 +34,7 @@ from zero_copy.documents import Document, read_documents
 from zero_copy.errors import UserError
 from zero_copy.files import locked
 from zero_copy.lowered_pipeline import PROBE, LoweredPipeline
+from zero_copy.pipelines import load_pipeline
 from zero_copy.processes import choose_processes, work_in_order
 from zero_copy.readers import DEFAULT_COLUMNS, Columns, count_lines
 from zero_copy.text_work import Annotate, Result, Tokenize, load_tokenizer
@@ -123,14 +124,7 @@ def make_plan(model: str, exclude: tuple[str, ...] = ()) -> Plan:
     RETURNS (Plan): How it annotates.
     RAISES (UserError): If it can't be loaded, has no such component, or has no categories.
     """
-    try:
-        nlp = spacy.load(model, exclude=exclude)
-    except (OSError, ValueError) as error:
-        said = str(getattr(error, "title", None) or error).split("\n")[0]
-        raise UserError(
-            f"The pipeline {model} can't be loaded: {said}",
-            "Give the folder of a trained one, training/r8/cnn/model-best say.",
-        ) from error
+    nlp = load_pipeline(model, exclude)
     there = list(load_config(nlp.path / "config.cfg")["components"])
     for name in exclude:
         if name not in there:

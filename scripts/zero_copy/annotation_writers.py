@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -105,7 +106,7 @@ def is_there(path: Path, position: int) -> bool:
     return path.is_file() and path.stat().st_size >= position
 
 
-class _RowWriter:
+class _RowWriter(ABC):
     """Appends rows to a file; a subclass says how documents become rows."""
 
     def __init__(self, path: Path, position: int) -> None:
@@ -122,8 +123,9 @@ class _RowWriter:
         self.position += len(content)
         return True
 
+    @abstractmethod
     def rows(self, annotated: Annotated) -> str:
-        raise NotImplementedError
+        """The rows of some documents."""
 
     def sync(self) -> None:
         self._file.flush()

@@ -1,7 +1,6 @@
 """Cuts a resident corpus into batches, by spaCy's own rules."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy
@@ -18,7 +17,7 @@ Sizing = int | Sequence[int]
 Batcher = Callable[[Iterable[Example]], Iterator[list[PackedExample]]]
 # spaCy's rules ask an item for nothing but its length. A document stands before them as the range
 # from its number on that is as long as it has words.
-Cut = Callable[[Iterable[range]], Iterable[list[range]]]
+Cut = Callable[..., Iterable[list[range]]]
 
 
 @spacy.registry.batchers("zero_copy.batch_by_words.v1")
@@ -33,13 +32,8 @@ def create_batch_by_words(
     seed (int): Seed of the order.
     RETURNS (Batcher): Takes the packed examples of a corpus, yields one packed example a batch.
     """
-    cut = partial(
-        minibatch_by_words,
-        size=_sizes(size),
-        tolerance=tolerance,
-        discard_oversize=discard_oversize,
-    )
-    return packed_batcher(cut, seed)
+    settings = {"tolerance": tolerance, "discard_oversize": discard_oversize}
+    return packed_batcher(minibatch_by_words, size, seed, settings)
 
 
 @spacy.registry.batchers("zero_copy.batch_by_sequence.v1")
@@ -50,7 +44,7 @@ def create_batch_by_sequence(size: Sizing, seed: int = 0) -> Batcher:
     seed (int): Seed of the order.
     RETURNS (Batcher): Takes the packed examples of a corpus, yields one packed example a batch.
     """
-    return packed_batcher(partial(minibatch, size=_sizes(size)), seed)
+    return packed_batcher(minibatch, size, seed, {})
 
 
 @spacy.registry.batchers("zero_copy.batch_by_padded.v1")
@@ -65,27 +59,21 @@ def create_batch_by_padded(
     seed (int): Seed of the order.
     RETURNS (Batcher): Takes the packed examples of a corpus, yields one packed example a batch.
     """
-    cut = partial(
-        minibatch_by_padded_size,
-        size=_sizes(size),
-        buffer=buffer,
-        discard_oversize=discard_oversize,
-    )
-    return packed_batcher(cut, seed)
+    settings = {"buffer": buffer, "discard_oversize": discard_oversize}
+    return packed_batcher(minibatch_by_padded_size, size, seed, settings)
 
 
-def _sizes(size: Sizing) -> Any:
-    # One iterator for all epochs, so that a schedule goes on where the last epoch left it.
-    return size if isinstance(size, int) else iter(size)
-
-
-def packed_batcher(cut: Cut, seed: int) -> Batcher:
+def packed_batcher(rule: Cut, size: Sizing, seed: int, settings: dict[str, Any]) -> Batcher:
     """A batcher of packed examples from a rule of spaCy's for cutting documents into batches.
 
-    cut (Cut): The rule.
+    rule (Cut): The rule.
+    size (int or Sequence[int]): The size that it takes, or a schedule of it.
     seed (int): Seed of the order.
+    settings (Dict[str, Any]): Further settings that it takes.
     RETURNS (Batcher): Takes the packed examples of a corpus, yields one packed example a batch.
     """
+    # One iterator for all epochs, so that a schedule goes on where the last epoch left it.
+    sizes = size if isinstance(size, int) else iter(size)
     order = numpy.random.default_rng([seed, workers.rank()] if workers.rank() else seed)
 
     def batch(examples: Iterable[Example]) -> Iterator[list[PackedExample]]:
@@ -100,8 +88,8 @@ def packed_batcher(cut: Cut, seed: int) -> Batcher:
         # spaCy has shuffled the examples; sorted, the order depends on our seed alone.
         docs = numpy.sort(numpy.concatenate([example.batch.docs for example in pool]))
         order.shuffle(docs)
-        documents = _as_ranges(docs, corpus.lengths)
-        batches = (numpy.array([document.start for document in batch]) for batch in cut(documents))
+        cuts = rule(_as_ranges(docs, corpus.lengths), size=sizes, **settings)
+        batches = (numpy.array([document.start for document in batch]) for batch in cuts)
         for numbers, share in in_step(batches):
             yield [PackedExample(PackedBatch(corpus, numbers, share), vocab)]
 

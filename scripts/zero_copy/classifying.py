@@ -17,7 +17,6 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-import spacy
 from spacy.cli._util import setup_gpu
 from spacy.language import Language
 from spacy.pipeline import TextCategorizer, Tok2Vec
@@ -25,7 +24,8 @@ from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
 from spacy.tokens import Doc
 from spacy.util import load_model_from_config
 
-from zero_copy.errors import UserError
+from zero_copy.errors import UserError, describe_error
+from zero_copy.pipelines import load_pipeline
 from zero_copy.predictions import read_docs
 
 # {"categories": [...], "scores": {label: score}}, or {"error": what went wrong}
@@ -163,25 +163,8 @@ def explain(error: Exception) -> Answer:
     error (Exception): What went wrong.
     RETURNS (Dict[str, str]): It as `error`, short, and fit for UTF-8.
     """
-    words = f"{type(error).__name__}: {error}"
-    short = shorten(words, LONGEST_ERROR, placeholder=" …")
+    short = shorten(describe_error(error), LONGEST_ERROR, placeholder=" …")
     return {"error": short.encode("utf8", "replace").decode("utf8")}
-
-
-def load_pipeline(model: str) -> Language:
-    """Load a pipeline.
-
-    model (str): Its folder, or the name of its package.
-    RETURNS (Language): The pipeline.
-    RAISES (UserError): If there is none, or something that it needs is missing.
-    """
-    try:
-        return spacy.load(model)
-    except (OSError, ValueError) as error:  # spaCy's errors for a missing function are ValueErrors
-        raise UserError(
-            f"Can't load a pipeline from {model}",
-            f"{error} Train one with `python -m spacy project run train`.",
-        ) from error
 
 
 def copy_pipeline(nlp: Language) -> Language:

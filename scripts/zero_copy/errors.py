@@ -26,6 +26,15 @@ class UserError(ConfigValidationError):
         return f"{self.title}. {self.desc}" if self.desc else str(self.title)
 
 
+def describe_error(error: Exception) -> str:
+    """What went wrong, in one line.
+
+    error (Exception): Whatever was raised.
+    RETURNS (str): Its kind and its message.
+    """
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """End a command with one message and exit code 1 where the input is at fault.

@@ -12,8 +12,8 @@ from spacy.language import Language
 from spacy.util import load_model_from_config
 from thinc.api import Config, Model
 
-from zero_copy.components import PackedPipe
 from zero_copy.imbalance import OFF
+from zero_copy.packed_pipe import PackedPipe
 from zero_copy.schedules import WARMUP_COSINE
 from zero_copy.transformer_layers import LISTENER, OUR_LISTENER
 

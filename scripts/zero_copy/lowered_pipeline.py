@@ -11,13 +11,8 @@ from spacy.pipeline import TextCategorizer, Tok2Vec
 from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
 from thinc.api import Model
 
-from zero_copy.components import (
-    PackedMultiLabelTextCategorizer,
-    PackedTextCategorizer,
-    PackedTok2Vec,
-)
 from zero_copy.corpus import WORDS_PER_EXAMPLE, PackedBatch, ResidentCorpus, ops_device
-from zero_copy.errors import UserError
+from zero_copy.errors import UserError, describe_error
 from zero_copy.layers import compact_rows
 from zero_copy.lowering import Run, check_lowered, predict
 from zero_copy.parameters import Parameters
@@ -31,6 +26,8 @@ from zero_copy.store import (
     find_types,
     offsets_of,
 )
+from zero_copy.textcat import PackedMultiLabelTextCategorizer, PackedTextCategorizer
+from zero_copy.tok2vec import PackedTok2Vec
 from zero_copy.tokenizing import Words, collect_words
 
 Columns = dict[str, torch.Tensor]
@@ -180,12 +177,3 @@ def pack_words(nlp: Language, words: Words, attrs: tuple[str, ...]) -> Columns:
         "doc_offsets": offsets_of(words.lengths),
     }
     return {name: torch.from_numpy(column) for name, column in columns.items()}
-
-
-def describe_error(error: Exception) -> str:
-    """What went wrong, in one line.
-
-    error (Exception): Whatever was raised.
-    RETURNS (str): Its kind and its message.
-    """
-    return " ".join(f"{type(error).__name__}: {error}".split())

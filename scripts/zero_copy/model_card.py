@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import srsly
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from thinc.api import Config
 
 from zero_copy.compare import corpus_digest, folder_size
-from zero_copy.formats import count, megabytes, percent, short_time
 from zero_copy.packaging import SCRIPTS, load_pipeline_config
 from zero_copy.predictions import read_docs
+from zero_copy.rendering import render
 from zero_copy.results import SIDES
 from zero_copy.store import read
 from zero_copy.training import TRAINING_RECORD
 
 PROJECT = SCRIPTS.parent / "project.yml"
-TEMPLATES = Path(__file__).parent / "templates"
 SPLITS = ("train", "dev", "test")
 
 Facts = dict[str, Any]
@@ -94,20 +92,7 @@ def write_card(facts: Facts) -> str:
     facts (Dict[str, Any]): Of `gather_facts`.
     RETURNS (str): Markdown.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "count": count,
-        "megabytes": megabytes,
-        "seconds": short_time,
-        "cell": lambda text: str(text).replace("|", "\\|"),
-    }
-    return environment.get_template("model_card.md").render(**facts).strip()
+    return render("model_card.md", facts).strip()
 
 
 def count_split(corpus: Path, split: str) -> dict[str, Any] | None:

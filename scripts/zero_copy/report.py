@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy
 import srsly
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from zero_copy import plots
 from zero_copy.baselines import EPOCHS, LEARN_RATE
 from zero_copy.compare import Setting, fit_missing
 from zero_copy.files import publish, staging
-from zero_copy.formats import count, megabytes, percent, short_time
 from zero_copy.machine import describe_machine
 from zero_copy.predictions import Predictions, read_docs, read_predictions
+from zero_copy.rendering import render
 from zero_copy.results import (
     SIDES,
     Result,
@@ -28,7 +27,6 @@ from zero_copy.results import (
     summarize_task,
 )
 
-TEMPLATES = Path(__file__).parent / "templates"
 MOST_WRONG_TEXTS = 10
 MOST_CONFUSIONS = 15
 LONGEST_EXCERPT = 400
@@ -274,28 +272,12 @@ def write_report(report: Report, folder: Path) -> None:
     folder (Path): Where to write them; it is made if it is missing.
     RAISES (OSError): If a file can't be written.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "count": count,
-        "seconds": lambda value: "" if value is None else short_time(value),
-        "megabytes": megabytes,
-        "cell": lambda text: str(text).replace("|", "\\|"),
-        "confusions": confusions,
-        "zip": zip,
-    }
     drawn = [draw_task(report, task) for task in report["tasks"]]
+    facts = report | {"plots": drawn, "sides": SIDES, "method": METHOD}
     with staging(folder) as temporary:
         srsly.write_json(temporary / "report.json", report)
         for name in ("report.html", "report.md"):
-            template = environment.get_template(name)
-            page = template.render(**report, plots=drawn, sides=SIDES, method=METHOD)
+            page = render(name, facts, {"confusions": confusions})
             (temporary / name).write_text(page, encoding="utf8")
         publish(temporary, folder)
 

@@ -28,10 +28,10 @@ from thinc.api import Config
 from wasabi import msg
 
 from zero_copy import workers
-from zero_copy.components import Evaluation, PackedPipe
 from zero_copy.corpus import Corpus
 from zero_copy.errors import UserError
 from zero_copy.files import replace_folder, replacing
+from zero_copy.packed_pipe import Evaluation, PackedPipe
 from zero_copy.store import PackedInfo, read
 
 FORMAT = "zero_copy.state"

@@ -17,7 +17,8 @@ from spacy.language import Language
 from spacy.tokens import Doc
 
 from zero_copy.docbins import EncodedDocs
-from zero_copy.lowered_pipeline import Columns, describe_error, pack_words
+from zero_copy.errors import describe_error
+from zero_copy.lowered_pipeline import Columns, pack_words
 from zero_copy.tokenizing import FlatTokenizer, collect_words, encode_words
 
 

@@ -3,12 +3,14 @@
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import srsly
 import torch
+import typer
 from catalogue import RegistryError
 from spacy.util import load_config, load_model_from_config
 from thinc.api import ConfigValidationError, Model
@@ -22,6 +24,17 @@ from zero_copy.static_vectors import uses_vectors
 # The folder of word vectors beside a corpus.
 VECTORS = "vectors"
 TRAINING_RECORD = "training.json"
+
+
+def run_command(main: Callable) -> None:
+    """Run a script as a command that also takes changes to its config, as `spacy train` does.
+
+    main (Callable): With a typer.Context, in whose `args` the changes will be.
+    """
+    app = typer.Typer()
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(context_settings=settings)(main)
+    app()
 
 
 def find_config(path: Path) -> Path:

@@ -16,12 +16,13 @@ from thinc.api import Model, Optimizer
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from zero_copy.components import Losses, PackedUpstream, packed_corpus
 from zero_copy.corpus import PackedBatch, ResidentCorpus, packed_batches
 from zero_copy.errors import UserError
 from zero_copy.frozen import gather, kept_vectors
 from zero_copy.lowering import Rows, Run, forward_name
+from zero_copy.packed_pipe import Losses, packed_corpus
 from zero_copy.parameters import Parameters
+from zero_copy.tok2vec import PackedUpstream
 from zero_copy.transformer_layers import SCHEDULE, Wordpieces, pool_wordpieces
 from zero_copy.wordpieces import (
     Group,
@@ -154,26 +155,17 @@ class PackedTransformer(PackedUpstream, Transformer):
             self._known_tokenizer = self.tokenizer, tokenizer_checksum(self.tokenizer)
         return self._known_tokenizer[1]
 
-    def update(
-        self,
-        examples: Iterable[Example],
-        *,
-        drop: float = 0.0,
-        sgd: Optimizer | None = None,
-        losses: Losses | None = None,
-    ) -> Losses:
-        """Compute the rows of a batch; the listeners send their gradients back.
+    def update(self, examples: Iterable[Example], **settings: Any) -> Losses:
+        """Compute the rows of a batch; each gradient factor takes the next value of its schedule.
 
         examples (Iterable[Example]): Packed or ordinary examples.
-        drop (float): As in spaCy, of no meaning to a Hugging Face model, which has rates of its
-            own.
-        sgd (Optional[Optimizer]): The optimizer, if it is to update when the gradient is there.
-        losses (Optional[Dict[str, float]]): The squared gradients are added under the name.
+        settings (Any): As of every component. The dropout rate is of no meaning to a Hugging Face
+            model, which has rates of its own.
         RETURNS (Dict[str, float]): The losses.
         """
         for layer in self._scheduled.values():
             layer.attrs["grad_factor"] = next(layer.attrs[SCHEDULE])
-        return super().update(examples, drop=drop, sgd=sgd, losses=losses)
+        return super().update(examples, **settings)
 
     def predict(self, docs: Iterable[Doc]) -> Any:
         """What the transformer computes; of packed Docs it stays on the device, for the listeners.

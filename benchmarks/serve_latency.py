@@ -61,7 +61,7 @@ def main(
                 rows[-1] |= figures
                 show(rows[-1])
     save(
-        "serve",
+        "serve_latency",
         {"corpus": str(corpus), "texts_in_a_request": texts, "words_per_second": speeds}
         | {"loads": rows},
     )
