@@ -1,8 +1,6 @@
 """Stock configs turned zero-copy and back: as `spacy init config` writes them, and as users do."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy
@@ -16,8 +14,8 @@ from spacy.cli.init_config import RECOMMENDATIONS, TEMPLATE_PATH
 from spacy.util import load_config_from_str, registry
 from thinc.api import Config, Model, chain
 
-from conftest import TWO_TASKS, WORDS, random_docs, save_docs
-from zero_copy import store
+from conftest import TWO_TASKS, WORDS, random_lengths, save_corpus
+from forking import run_script
 from zero_copy.adopt import REASONS, packed_path, to_stock, to_zero_copy
 from zero_copy.configs import CONFIGS, fill_config, interpolate, read_config, settings
 from zero_copy.diff import differences
@@ -26,8 +24,6 @@ from zero_copy.errors import UserError
 ROOT = Path(__file__).parent.parent
 # The twins of configs for two tasks have another factory, see test_configs.py.
 NAMES = sorted({path.stem for path in CONFIGS.glob("*.cfg")} - {*TWO_TASKS})
-# So that no process finds this project's code by way of pytest's own path.
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 FORMS = {
     "efficiency": ("--pipeline", "textcat"),
     "accuracy": ("--pipeline", "textcat", "--optimize", "accuracy"),
@@ -36,13 +32,8 @@ FORMS = {
 }
 
 
-def run(*command, **options) -> subprocess.CompletedProcess:
-    options = {"env": ENVIRONMENT, "capture_output": True, "text": True} | options
-    return subprocess.run([sys.executable, *map(str, command)], **options)
-
-
 def adopt(*arguments, **options) -> subprocess.CompletedProcess:
-    return run(ROOT / "scripts" / "adopt.py", *arguments, **options)
+    return run_script(ROOT / "scripts" / "adopt.py", *arguments, **options)
 
 
 def plain(done: subprocess.CompletedProcess) -> str:
@@ -363,12 +354,9 @@ def test_curated_transformer_is_refused_by_name():
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     """A small corpus, packed, and word vectors for it."""
-    folder = tmp_path_factory.mktemp("corpus")
+    lengths = {"train": random_lengths(19, 30), "dev": random_lengths(19, 10, 1)}
+    folder = save_corpus(tmp_path_factory.mktemp("corpus"), lengths)
     nlp = spacy.blank("en")
-    for seed, (split, count) in enumerate((("train", 30), ("dev", 10))):
-        lengths = numpy.random.default_rng(seed).integers(1, 20, count)
-        save_docs(folder / f"{split}.spacy", random_docs(nlp, lengths, seed))
-        store.pack(folder / f"{split}.spacy", folder / f"{split}.safetensors")
     order = numpy.random.default_rng(0)
     for word in WORDS:
         nlp.vocab.set_vector(word, order.normal(size=10).astype("float32"))
@@ -382,7 +370,7 @@ def corpus(tmp_path_factory) -> Path:
 )
 def test_config_of_init_config_trains_without_an_edit(form, corpus, tmp_path):
     config, mine, output = tmp_path / "config.cfg", tmp_path / "mine.cfg", tmp_path / "out"
-    assert run("-m", "spacy", "init", "config", config, *FORMS[form]).returncode == 0
+    assert run_script("-m", "spacy", "init", "config", config, *FORMS[form]).returncode == 0
     done = adopt(config, "-o", mine)
     assert done.returncode == 0, plain(done)
     assert "Filled in" not in plain(done)
@@ -393,7 +381,7 @@ def test_config_of_init_config_trains_without_an_edit(form, corpus, tmp_path):
     if "accuracy" in form:
         paths += ["--paths.vectors", corpus / "vectors"]
     steps = ("--training.max_steps", 4, "--training.eval_frequency", 2)
-    done = run(
+    done = run_script(
         *("-m", "spacy", "train", mine, *code, *paths, *steps, "--output", output), cwd=tmp_path
     )
     assert done.returncode == 0, plain(done)
@@ -429,7 +417,8 @@ max_steps = 7
 
 def test_what_a_config_leaves_out_is_filled_in_as_spacy_does(tmp_path):
     (tmp_path / "base.cfg").write_text(QUICKSTART, encoding="utf8")
-    done = run("-m", "spacy", "init", "fill-config", tmp_path / "base.cfg", tmp_path / "full.cfg")
+    base, full = tmp_path / "base.cfg", tmp_path / "full.cfg"
+    done = run_script("-m", "spacy", "init", "fill-config", base, full)
     assert done.returncode == 0, plain(done)
     done = adopt(tmp_path / "base.cfg", "-o", tmp_path / "mine.cfg")
     assert done.returncode == 0, plain(done)

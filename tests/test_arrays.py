@@ -1,8 +1,6 @@
 """The arrays of a corpus are what `doc.to_array` says of each of its documents."""
 
 import json
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from safetensors import safe_open
 from spacy.tokens import Doc, DocBin
 
 from conftest import LABELS, random_docs, save_docs
+from forking import run_script
 from zero_copy import store
 from zero_copy.arrays import CorpusArrays, as_columns, read_arrays, save_arrays, sizes
 from zero_copy.errors import UserError
@@ -136,8 +135,7 @@ def test_what_cannot_be_exported_is_told(corpus, tmp_path, name, attr, output, m
 
 def test_command(corpus, tmp_path):
     output = tmp_path / "out.npz"
-    command = [sys.executable, str(SCRIPT), corpus, output, "--attr", "LOWER", "--attr", "LENGTH"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_script(SCRIPT, corpus, output, "--attr", "LOWER", "--attr", "LENGTH")
     assert done.returncode == 0, done.stderr
     assert "Bytes a token" in done.stdout
     assert str(corpus.with_suffix(".safetensors")) in done.stdout

@@ -113,7 +113,6 @@ def test_unknown_data_set(command: Command) -> None:
     assert "train.csv" in said
 
 
-@pytest.mark.skipif(not PROJECT.exists(), reason="there is no project.yml")
 def test_checksums_agree_with_the_project_file() -> None:
     assets = srsly.read_yaml(PROJECT).get("assets", [])
     stated = {

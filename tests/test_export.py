@@ -8,13 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy
 import pytest
 import spacy
 from spacy.util import load_config
 
-from conftest import random_docs, save_docs
-from zero_copy import store
+from conftest import random_lengths, save_corpus
+from forking import run_script
 from zero_copy.export import stock_config
 
 ROOT = Path(__file__).parent.parent
@@ -25,13 +24,11 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHON
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    nlp = spacy.blank("en")
-    for seed, (split, count) in enumerate((("train", 60), ("dev", 20), ("test", 20))):
-        lengths = numpy.random.default_rng(seed).integers(1, 40, count)
-        save_docs(folder / f"{split}.spacy", random_docs(nlp, lengths, seed))
-        store.pack(folder / f"{split}.spacy", folder / f"{split}.safetensors")
-    return folder
+    sizes = {"train": 60, "dev": 20, "test": 20}
+    lengths = {
+        name: random_lengths(39, size, seed) for seed, (name, size) in enumerate(sizes.items())
+    }
+    return save_corpus(tmp_path_factory.mktemp("corpus"), lengths)
 
 
 def run(*command, **settings) -> subprocess.CompletedProcess:
@@ -46,7 +43,7 @@ def spacy_train(
     for split in ("train", "dev"):
         command += [f"--paths.{split}", corpus / f"{split}.{ending}"]
     steps = ["--training.max_steps", 20, "--training.eval_frequency", 10]
-    return run(*command, "--output", output, *steps, *options, **settings)
+    return run_script(*command, "--output", output, *steps, *options, **settings)
 
 
 def plain(text: str) -> str:
@@ -102,7 +99,7 @@ def test_stock_process_has_none_of_our_modules(trained, tmp_path):
 
 def test_stock_training_goes_on_from_the_exported_config(trained, corpus, tmp_path):
     """The config in the pipeline is one that stock `spacy train` takes."""
-    done = run(
+    done = run_script(
         *("-m", "spacy", "train", trained / "config.cfg", "--output", tmp_path),
         *("--paths.train", corpus / "train.spacy", "--paths.dev", corpus / "dev.spacy"),
         *("--training.max_steps", 1),
@@ -183,7 +180,7 @@ def test_console_script(corpus, tmp_path):
 
 def train_script(config, corpus, output, *options, **settings):
     script = ROOT / "scripts" / "train.py"
-    return run(script, config, corpus, output, "--gpu-id", "auto", *options, **settings)
+    return run_script(script, config, corpus, output, "--gpu-id", "auto", *options, **settings)
 
 
 def test_train_script_says_the_device_and_passes_settings_on(corpus, tmp_path):

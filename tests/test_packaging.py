@@ -6,14 +6,12 @@ import sys
 import zipfile
 from pathlib import Path
 
-import numpy
 import pytest
-import spacy
 import srsly
 from spacy.util import load_config
 
-from conftest import random_docs, save_docs
-from zero_copy import store
+from conftest import random_lengths, save_corpus
+from forking import run_script
 from zero_copy.errors import UserError
 from zero_copy.export import stock_config
 from zero_copy.packaging import SCRIPTS, code_files, load_pipeline_config
@@ -32,12 +30,8 @@ def run(*command, **settings) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    nlp = spacy.blank("en")
-    for seed, (split, count) in enumerate((("train", 60), ("dev", 20))):
-        lengths = numpy.random.default_rng(seed).integers(1, 40, count)
-        save_docs(folder / f"{split}.spacy", random_docs(nlp, lengths, seed))
-        store.pack(folder / f"{split}.spacy", folder / f"{split}.safetensors")
+    lengths = {"train": random_lengths(39, 60), "dev": random_lengths(39, 20, 1)}
+    folder = save_corpus(tmp_path_factory.mktemp("corpus"), lengths)
     make_vectors(folder / "train.safetensors", folder / "vectors", dim=8, epochs=1)
     return folder
 
@@ -45,7 +39,7 @@ def corpus(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module", params=FILES)
 def trained(request, corpus, tmp_path_factory) -> tuple[str, Path]:
     output = tmp_path_factory.mktemp(request.param)
-    done = run(
+    done = run_script(
         *(ROOT / "scripts" / "train.py", ROOT / "configs" / f"{request.param}.cfg", corpus, output),
         *("--gpu-id", -1, "--training.max_steps", 4, "--training.eval_frequency", 2),
     )
@@ -102,13 +96,13 @@ def test_without_vectors_training_says_what_to_run(corpus, tmp_path):
             name = f"{split}.{ending}"
             (tmp_path / name).write_bytes((corpus / name).read_bytes())
     arguments = (ROOT / "configs" / "vectors.cfg", tmp_path, tmp_path / "out", "--gpu-id", -1)
-    done = run(SCRIPTS / "train.py", *arguments)
+    done = run_script(SCRIPTS / "train.py", *arguments)
     assert done.returncode == 1
     assert "project run vectors" in " ".join(done.stdout.split())
     command = ["-m", "spacy", "train", ROOT / "configs" / "vectors.cfg"]
     for split in ("train", "dev"):
         command += [f"--paths.{split}", tmp_path / f"{split}.safetensors"]
-    done = run(*command, "--code", SCRIPTS / "functions.py")
+    done = run_script(*command, "--code", SCRIPTS / "functions.py")
     assert done.returncode == 1
     assert "project run vectors" in " ".join(done.stdout.split())
     assert "Traceback" not in done.stdout + done.stderr

@@ -1,7 +1,6 @@
 """A pretrained tok2vec: stock `spacy pretrain` makes it, and both twins start from it."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy
@@ -14,8 +13,8 @@ from spacy.training.pretrain import get_tok2vec_ref
 from spacy.util import load_config
 from thinc.api import Config, Model
 
-from conftest import random_docs, save_docs
-from zero_copy import store
+from conftest import random_lengths, save_corpus, save_docs
+from forking import run_script
 from zero_copy.errors import UserError
 from zero_copy.pretraining import (
     PRETRAINED,
@@ -35,12 +34,8 @@ ONCE = {"pretraining.max_epochs": 1, "pretraining.batcher.size": 200}
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     """Two small splits, and what pretraining makes of the first."""
-    folder = tmp_path_factory.mktemp("corpus")
-    nlp = spacy.blank("en")
-    for seed, split in enumerate(("train", "dev")):
-        docs = random_docs(nlp, numpy.random.default_rng(seed).integers(5, 40, 40), seed)
-        save_docs(folder / f"{split}.spacy", docs)
-        store.pack(folder / f"{split}.spacy", folder / f"{split}.safetensors")
+    lengths = {"train": random_lengths(39, 40), "dev": random_lengths(39, 40, 1)}
+    folder = save_corpus(tmp_path_factory.mktemp("corpus"), lengths)
     make_pretrained(CONFIGS / "stock" / "pretrained.cfg", folder / "train.spacy", folder, **ONCE)
     return folder
 
@@ -193,8 +188,7 @@ def test_parameters_of_another_model_are_refused(corpus, tmp_path):
 
 
 def script(name: str, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts" / f"{name}.py", *arguments]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True)
+    return run_script(ROOT / "scripts" / f"{name}.py", *arguments)
 
 
 def test_commands(corpus, tmp_path):

@@ -121,7 +121,6 @@ def test_clean_leaves_the_assets(project):
     assert (project / "assets" / "reviews" / "train.csv").exists()
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git repository")
 def test_repository_can_be_cloned_as_a_template(tmp_path):
     branch = subprocess.run(
         ["git", "branch", "--show-current"], cwd=ROOT, capture_output=True, text=True

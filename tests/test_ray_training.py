@@ -1,21 +1,20 @@
 """Training on Ray, with a worker killed; what is wrong with a setting, said before Ray starts."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy
+import psutil
 import pytest
 import spacy
 
 pytest.importorskip("ray", reason="Ray is an extra: pip install -r requirements-ray.txt")
 
-from conftest import random_docs, save_docs
+from conftest import save_corpus
 from test_state import CONFIG, QUICK, ROOT, same_files, same_states, table
-from zero_copy import ray_cluster, ray_training, store
+from zero_copy import ray_cluster, ray_training
 from zero_copy.errors import UserError
 from zero_copy.state import FILE, read_header
 
@@ -24,11 +23,8 @@ WORKERS, STEPS = 2, 100
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    for seed, split in enumerate(("train", "dev")):
-        docs = random_docs(spacy.blank("en"), [9, 30, 4, 1, 50, 17, 8] * 12, seed)
-        store.pack(save_docs(folder / f"{split}.spacy", docs), folder / f"{split}.safetensors")
-    return folder
+    lengths = [9, 30, 4, 1, 50, 17, 8] * 12
+    return save_corpus(tmp_path_factory.mktemp("corpus"), {"train": lengths, "dev": lengths})
 
 
 def command(corpus: Path, output: Path, *options: str) -> list[str]:
@@ -40,21 +36,16 @@ def command(corpus: Path, output: Path, *options: str) -> list[str]:
     return [*call, "--workers", str(WORKERS), "--gpu-id", "-1", *quick, *options]
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """Processes that a process has started, directly or not, and what they run."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found: dict[int, str] = {}
-    for child in map(int, children.read_text().split() if children.exists() else ()):
-        arguments = Path(f"/proc/{child}/cmdline")
-        if arguments.exists():
-            found[child] = arguments.read_bytes().decode("utf8", "replace")
-        found |= descendants(child)
-    return found
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return any("RayTrainWorker" in argument for argument in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def train_and_kill(corpus: Path, output: Path) -> None:
     """Kill a worker, and when training goes on all of it."""
-    process = subprocess.Popen(command(corpus, output), stdout=subprocess.DEVNULL)
+    process = psutil.Popen(command(corpus, output), stdout=subprocess.DEVNULL)
 
     def wait_for(step: int) -> int:
         while not (output / FILE).exists() or read_header(output / FILE).step < step:
@@ -63,16 +54,15 @@ def train_and_kill(corpus: Path, output: Path) -> None:
         return read_header(output / FILE).step
 
     step = wait_for(10)
-    started = descendants(process.pid)
-    workers = [pid for pid, arguments in started.items() if "RayTrainWorker" in arguments]
+    started = process.children(recursive=True)
+    workers = [each for each in started if is_worker(each)]
     assert len(workers) == WORKERS
-    os.kill(workers[numpy.random.default_rng().integers(WORKERS)], signal.SIGKILL)
+    workers[numpy.random.default_rng().integers(WORKERS)].kill()
     assert wait_for(step + 1) < STEPS
-    started |= descendants(process.pid)
+    started += process.children(recursive=True)
     process.kill()
     process.wait()
-    while any(Path(f"/proc/{pid}").exists() for pid in started):
-        time.sleep(0.05)
+    psutil.wait_procs(started)
 
 
 def test_nothing_changes_if_a_worker_dies_and_then_all(corpus, tmp_path):

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from spacy.util import load_config
 
-from conftest import random_docs, save_docs
-from zero_copy import state, store
+from conftest import save_corpus
+from zero_copy import state
 from zero_copy.errors import UserError
 from zero_copy.state import FILE, keeps_state, random_state, read_header, set_random_state
 
@@ -35,11 +35,8 @@ CONFIG = "shared"
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     """Few enough documents for several epochs, so that training ends in the middle of one."""
-    folder = tmp_path_factory.mktemp("corpus")
-    for seed, split in enumerate(("train", "dev")):
-        docs = random_docs(spacy.blank("en"), [9, 30, 4, 1, 50, 17, 8] * 6, seed)
-        store.pack(save_docs(folder / f"{split}.spacy", docs), folder / f"{split}.safetensors")
-    return folder
+    lengths = [9, 30, 4, 1, 50, 17, 8] * 6
+    return save_corpus(tmp_path_factory.mktemp("corpus"), {"train": lengths, "dev": lengths})
 
 
 def command(corpus: Path, output: Path, *options: str, config: str = CONFIG) -> list[str]:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from test_export import CONFIGS, ROOT, corpus, plain, run, spacy_train
+from forking import run_script
+from test_export import CONFIGS, ROOT, corpus, plain, spacy_train
 
 __all__ = ["corpus"]  # a fixture
 SCRIPT = ROOT / "scripts" / "train_loop.py"
@@ -18,7 +19,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def loop(config: Path, corpus: Path, output: Path, *options):
     paths = ("--paths.train", corpus / "train.safetensors", "--paths.dev")
-    return run(
+    return run_script(
         *(SCRIPT, config, output, *paths, corpus / "dev.safetensors"),
         *("--training.max_steps", 20, "--training.eval_frequency", 10, *options),
     )

@@ -16,6 +16,7 @@ from spacy.training import Example
 from thinc.api import Adam, fix_random_seed
 
 from conftest import LABELS, random_docs, save_docs, with_empty_documents, write_transformer
+from forking import run_script
 from test_wordpieces import GETTERS, documents, make_docs
 from zero_copy import store
 from zero_copy.corpus import Corpus, PackedBatch, PackedExample, ResidentCorpus
@@ -498,12 +499,8 @@ def test_spacy_train_leaves_a_stock_pipeline(tiny_transformer, nlp, tmp_path):
     output = tmp_path / "output"
     options = ["--paths.transformer", str(tiny_transformer)]
     options += ["--training.max_steps", "6", "--training.eval_frequency", "3"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "train.py", config, tmp_path, output, *options],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    script = ROOT / "scripts" / "train.py"
+    done = run_script(script, config, tmp_path, output, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
     code = (
         "import spacy, sys; nlp = spacy.load(sys.argv[1]); doc = nlp('wheat ships'); "

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
@@ -31,15 +32,17 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.cfg") if "transformer" not in path.stem)
 GROUPS = ("goods", "transport")
 TEXT = "U.S. wheat and ships, cos of the port"
-# Loads a pipeline with nothing of this project but the files named, and says how it classifies.
+# Loads pipelines with nothing of this project but the files named, and says how they classify.
 LOAD = """
 import json, runpy, sys
 import spacy
-text, folder, *code = sys.argv[1:]
-for path in code:
-    runpy.run_path(path)
-cats = spacy.load(folder)(text).cats
-print(json.dumps([cats, [name for name in sys.modules if name.startswith("zero_copy")]]))
+for line in sys.stdin:
+    text, folder, *code = json.loads(line)
+    for path in code:
+        runpy.run_path(path)
+    cats = spacy.load(folder)(text).cats
+    ours = [name for name in sys.modules if name.startswith("zero_copy")]
+    print(json.dumps([cats, ours]), flush=True)
 """
 
 
@@ -128,17 +131,30 @@ def test_scores_are_those_of_the_twin(twins, corpora):
     assert len({round(score, 3) for score in cats.values()}) > 1
 
 
-def test_saved_pipeline_loads_with_spacy_alone(twins, tmp_path):
-    """In a fresh process and another folder, without the library: at most with a file of one's
-    own that registers the architecture."""
+@pytest.fixture(scope="module")
+def stock_process(tmp_path_factory) -> Iterator[subprocess.Popen]:
+    """A process in another folder that has no way to find this project."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    with subprocess.Popen(
+        [sys.executable, "-c", LOAD],
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+
+
+def test_saved_pipeline_loads_with_spacy_alone(twins, stock_process, tmp_path):
+    """Without the library: at most with a file of one's own that registers the architecture."""
     _, ours, stock = twins
     saved = to_stock(ours)
     saved.to_disk(tmp_path / "model")
     code = [shutil.copy(path, tmp_path) for path in code_files(saved.config)]
-    arguments = [sys.executable, "-c", LOAD, TEXT, tmp_path / "model", *code]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    cats, modules = json.loads(done.stdout)
+    request = json.dumps([TEXT, *map(str, (tmp_path / "model", *code))])
+    stock_process.stdin.write(request + "\n")
+    stock_process.stdin.flush()
+    cats, modules = json.loads(stock_process.stdout.readline())
     assert cats == pytest.approx(stock(TEXT).cats, rel=1e-4, abs=1e-5)
     assert not modules

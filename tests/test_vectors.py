@@ -2,7 +2,6 @@
 
 import gzip
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy
@@ -11,6 +10,7 @@ import spacy
 from spacy.vectors import Mode
 
 from conftest import random_docs, save_docs
+from forking import run_script
 from zero_copy import store
 from zero_copy.errors import UserError
 from zero_copy.training import embeds_vectors, find_vectors
@@ -131,8 +131,7 @@ def test_an_override_may_ask_for_vectors(tmp_path):
 
 
 def script(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts" / "vectors.py", *arguments]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True)
+    return run_script(ROOT / "scripts" / "vectors.py", *arguments)
 
 
 def test_command(corpus):

@@ -114,11 +114,17 @@ def check_against_stock(nlp: Language, docs: list[Doc], folder: Path) -> None:
     numpy.testing.assert_array_equal(columns["aligned"], expected)
 
 
+@pytest.fixture(scope="module")
+def roomy_transformer(tmp_path_factory) -> Path:
+    """One that takes any document whole."""
+    return write_transformer(tmp_path_factory.mktemp("transformer") / "roomy", longest=512)
+
+
 @pytest.mark.parametrize("getter", GETTERS)
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=documents)
-def test_columns_are_those_of_spacy_transformers(tiny_transformer, tmp_path, getter, rows):
-    nlp = transformer_nlp(tiny_transformer, GETTERS[getter])
+def test_columns_are_those_of_spacy_transformers(roomy_transformer, tmp_path, getter, rows):
+    nlp = transformer_nlp(roomy_transformer, GETTERS[getter])
     docs = make_docs(nlp.vocab, [*rows, [("wheat", True)]])
     check_against_stock(nlp, docs, tmp_path)
 
