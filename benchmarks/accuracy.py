@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
+from time import perf_counter
 
 import spacy
 import srsly
@@ -12,7 +13,7 @@ from spacy.training import Corpus
 from wasabi import msg
 
 from loop import ROOT, SIDES
-from machine import save
+from machine import read, save
 
 
 def main(
@@ -25,19 +26,21 @@ def main(
 ) -> None:
     """Train what has not been trained yet, and save a table of all runs of this corpus.
 
-    Runs that are there already are kept, so that it goes on where it was interrupted, and so that
-    several of it can share the work.
+    Runs in the saved table are kept, and those that another process has made, so that it goes on
+    where it was interrupted, and so that several of it can share the work.
     """
-    work = work / corpus.name
+    work, name_of_table = work / corpus.name, f"accuracy-{corpus.name}"
+    known = {key_of(run): run for run in read(name_of_table, {"runs": []})["runs"]}
     for name in config:
         for seed in range(seeds):
             for which in side:
                 result = work / f"{name}-{which}-{seed}.json"
-                if not result.exists():
+                if (name, which, seed) not in known and not result.exists():
                     run = train(which, name, seed, corpus, work, gpu_id)
                     srsly.write_json(result, run)
                     msg.good(f"{name} {which} seed {seed}: test {run['test_micro_f']:.2%}")
-    runs = [srsly.read_json(path) for path in sorted(work.glob("*.json"))]
+    known |= {key_of(run): run for run in map(srsly.read_json, work.glob("*.json"))}
+    runs = [known[key] for key in sorted(known)]
     names = dict.fromkeys(run["config"] for run in runs)
     summaries = [summarize(runs, name, which) for name in names for which in SIDES]
     table = [summary for summary in summaries if summary]
@@ -55,7 +58,12 @@ def main(
     ]
     header = ["config", "side", "seeds", "test", "± sd", "macro F", "dev"]
     msg.table(rows, header=header, divider=True, aligns=["l", "l", *"rrrrr"])
-    save(f"accuracy-{corpus.name}", {"corpus": str(corpus), "summary": table, "runs": runs})
+    save(name_of_table, {"corpus": str(corpus), "summary": table, "runs": runs})
+
+
+def key_of(run: dict) -> tuple[str, str, int]:
+    """What tells a run from others: config, side and seed."""
+    return run["config"], run["side"], run["seed"]
 
 
 def train(side: str, config: str, seed: int, corpus: Path, work: Path, gpu_id: str) -> dict:
@@ -67,11 +75,13 @@ def train(side: str, config: str, seed: int, corpus: Path, work: Path, gpu_id: s
     output = work / f"{config}-{side}-{seed}"
     command = [sys.executable, str(ROOT / "scripts" / "train.py")]
     command += [str(ROOT / folder / f"{config}.cfg"), str(corpus), str(output)]
+    start = perf_counter()
     done = subprocess.run(
         [*command, "--seed", str(seed), "--gpu-id", gpu_id], capture_output=True, text=True
     )
     if done.returncode:
         msg.fail(f"{config} {side} seed {seed} failed", done.stdout + done.stderr, exits=1)
+    seconds = perf_counter() - start
     nlp = spacy.load(output / "model-best")
     scores = nlp.evaluate(Corpus(corpus / "test.spacy")(nlp))
     return {
@@ -81,6 +91,7 @@ def train(side: str, config: str, seed: int, corpus: Path, work: Path, gpu_id: s
         "test_micro_f": scores["cats_micro_f"],
         "test_macro_f": scores["cats_macro_f"],
         "dev_micro_f": nlp.meta["performance"]["cats_micro_f"],
+        "training_seconds": seconds,
     }
 
 

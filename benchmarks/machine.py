@@ -38,6 +38,17 @@ def save(name: str, figures: Any) -> None:
     _write(_path(name, machine), {"machine": machine, "figures": figures})
 
 
+def read(name: str, otherwise: Any) -> Any:
+    """Figures that were saved on a machine like this.
+
+    name (str): What was measured.
+    otherwise (Any): What to return if it was not.
+    RETURNS (Any): The figures.
+    """
+    path = _path(name, describe())
+    return srsly.read_json(path)["figures"] if path.exists() else otherwise
+
+
 def save_parts(name: str, parts: dict[str, Any]) -> None:
     """Write the parts of a figure that one run has measured; those of earlier runs stay.
 
