@@ -17,6 +17,7 @@ from spacy.tokens import Doc
 from zero_copy.docbins import EncodedDocs, deflate, encode_flags
 from zero_copy.errors import UserError
 from zero_copy.processes import work_in_order
+from zero_copy.store import compute_only
 
 # Different words that a process remembers, in some 150 MB. It forgets the rest after each chunk.
 REMEMBERED_WORDS = 200_000
@@ -73,10 +74,8 @@ class FlatTokenizer:
 
     def _start(self) -> Language:
         nlp = self._make()
-        getters = nlp.vocab.lex_attr_getters  # type: ignore[attr-defined]
-        for attribute in [*getters]:
-            if self._attrs is not None and attribute not in self._attrs:
-                del getters[attribute]
+        if self._attrs is not None:
+            compute_only(nlp.vocab, self._attrs)
         if isinstance(nlp.tokenizer, Tokenizer):
             # spaCy's 10,000 are soon used up, and what is not in the cache takes 15 times as long.
             nlp.tokenizer.max_cache_size = REMEMBERED_WORDS
