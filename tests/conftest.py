@@ -1,7 +1,7 @@
 """Small corpora, packed and not, on which both sides of a comparison run."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 # As many tests as there are cores run at a time, so each and what it starts gets one thread.
@@ -14,6 +14,7 @@ import torch
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
+from thinc.api import prefer_gpu, use_ops
 
 import functions  # noqa: F401  registers what the configs name
 from zero_copy import store
@@ -29,6 +30,14 @@ TWO_TASKS = ("independent", "shared_groups", "transformer_shared")
 @pytest.fixture
 def nlp() -> Language:
     return spacy.blank("en")
+
+
+@pytest.fixture
+def gpu() -> Iterator[torch.device]:
+    """The first GPU, on which thinc computes too."""
+    prefer_gpu()
+    with use_ops("cupy"):
+        yield torch.device("cuda", 0)
 
 
 def random_docs(nlp: Language, lengths: Sequence[int], seed: int = 0) -> list[Doc]:

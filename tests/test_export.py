@@ -117,6 +117,13 @@ def test_paths_in_the_exported_config_are_those_of_the_sources():
     assert stock["corpora"]["dev"]["path"] == "b.spacy"
 
 
+def test_memory_of_a_streamed_corpus_is_no_setting_of_spacys_reader():
+    config = load_config(CONFIGS / "cnn.cfg", overrides={"corpora.train.memory": "8GB"})
+    reader = stock_config(config)["corpora"]["train"]
+    assert reader["@readers"] == "spacy.Corpus.v1"
+    assert "memory" not in reader
+
+
 def test_same_seed_same_pipeline(corpus, tmp_path):
     for name in ("first", "second"):
         done = spacy_train(CONFIGS / "cnn.cfg", corpus, tmp_path / name)

@@ -129,6 +129,23 @@ def test_killed_at_random_and_while_writing_it_ends_the_same(corpus, whole, tmp_
 
 
 @pytest.mark.slow
+def test_a_streamed_training_goes_on_in_the_same_order(corpus, tmp_path):
+    memory = ["--corpora.train.memory", "2KB", "--corpora.dev.memory", "2KB"]
+    uninterrupted = train(corpus, tmp_path / "whole", *memory)
+    output = tmp_path / "killed"
+
+    def is_half_done() -> bool:
+        return (output / FILE).exists() and read_header(output / FILE).step >= 20
+
+    kill_when(command(corpus, output, "--resume", *memory), is_half_done)
+    printed = train(corpus, output, "--resume", *memory)
+    assert "Resuming after step" in printed
+    assert table(printed) == table(uninterrupted)
+    assert same_states(output, tmp_path / "whole")
+    assert same_files(output / "model-last", tmp_path / "whole" / "model-last")
+
+
+@pytest.mark.slow
 def test_the_state_of_another_training_is_refused_by_name(corpus, whole, tmp_path):
     def refusal(*options: str, data: Path = corpus, config: str = CONFIG) -> str:
         call = command(data, tmp_path, "--resume", *options, config=config)

@@ -15,7 +15,7 @@ from test_components import PIPELINES, make, parameters
 from test_layers import bow
 from zero_copy import store, workers
 from zero_copy.batcher import create_batch_by_words
-from zero_copy.corpus import Corpus, PackedBatch, PackedExample, resident, stripe
+from zero_copy.corpus import Corpus, PackedBatch, PackedExample, kept_corpus, stripe
 from zero_copy.errors import UserError
 
 WORKERS, STEPS = 2, 12
@@ -24,7 +24,10 @@ CASES = {
     **PIPELINES,
     "bigrams": [("zero_copy_textcat", bow(ngram_size=2))],
     "balanced": [("zero_copy_textcat", bow())],
+    "streamed": [("zero_copy_textcat", bow(ngram_size=2))],
 }
+# Bytes for the words of each worker, of which it has three times as much.
+MEMORY = {"streamed": 1500}
 # The last stripe has many short documents, so that the other runs out of batches first.
 LENGTHS = [30, 9, 50, 4, 17] * 4 + [3, 1, 2, 5] * 30
 
@@ -33,7 +36,7 @@ def pipeline(case: str, corpus: Path) -> Language:
     nlp = make(CASES[case])
     if case == "balanced":
         nlp.get_pipe("textcat").imbalance.class_weights = "balanced"
-    reader = Corpus(corpus)
+    reader = Corpus(corpus, memory=MEMORY.get(case, "auto"))
     nlp.initialize(lambda: reader(nlp))
     # A fresh model gives all labels the same score: gradients then cancel to rounding errors, which
     # Adam makes as large as any. Only the rows of a bag of words are left at zero.
@@ -66,14 +69,15 @@ def work(rank: int, corpus: Path, names: list[str], folder: Path) -> None:
     )
     for name in names:
         nlp, sgd = pipeline(name, corpus), adam()
-        reader, batcher = Corpus(corpus), create_batch_by_words(60)
+        reader = Corpus(corpus, memory=MEMORY.get(name, "auto"))
+        batcher = create_batch_by_words(60)
         losses: dict = {}
         batches: list[numpy.ndarray] = []
         steps: list[list[numpy.ndarray]] = []
         while len(steps) < STEPS:
             for batch in batcher(reader(nlp)):
                 step(nlp, sgd, batch, losses)
-                batches.append(batch[0].batch.docs)
+                batches.append(batch[0].batch.numbers_in_whole)
                 steps.append([array.copy() for array in parameters(nlp)])
         scores = nlp.evaluate(reader(nlp))
         scores.pop("speed")
@@ -104,7 +108,7 @@ def test_two_workers_take_the_steps_of_one_with_both_batches(name, corpus, resul
     )
     assert any(not len(docs) for docs in ours["batches"] + others["batches"])
     nlp, sgd, losses = pipeline(name, corpus), adam(), {}
-    whole = resident(corpus, CPU)
+    whole = kept_corpus(corpus, CPU)
     second = len(stripe(whole.packed, 0, WORKERS).lengths)
     pairs = zip(ours["batches"], others["batches"], strict=True)
     for number, (docs, more) in enumerate(pairs):

@@ -1,4 +1,4 @@
-"""Cuts a resident corpus into batches, by spaCy's own rules."""
+"""Cuts a packed corpus into batches, by spaCy's own rules."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from spacy.util import minibatch
 from zero_copy import workers
 from zero_copy.corpus import PackedBatch, PackedExample
 from zero_copy.errors import UserError
+from zero_copy.resident import ResidentCorpus
 
 Sizing = int | Sequence[int]
 Batcher = Callable[[Iterable[Example]], Iterator[list[PackedExample]]]
@@ -84,14 +85,16 @@ def packed_batcher(rule: Cut, size: Sizing, seed: int, settings: dict[str, Any])
                 "A batcher of zero_copy needs a packed corpus",
                 "Read [corpora.train] with zero_copy.Corpus.v1, or batch with spaCy's batcher.",
             )
-        corpus, vocab = pool[0].batch.corpus, pool[0].reference.vocab
+        corpus, vocab = pool[0].batch.corpus.whole, pool[0].reference.vocab
         # spaCy has shuffled the examples; sorted, the order depends on our seed alone.
-        docs = numpy.sort(numpy.concatenate([example.batch.docs for example in pool]))
-        order.shuffle(docs)
-        cuts = rule(_as_ranges(docs, corpus.lengths), size=sizes, **settings)
-        batches = (numpy.array([document.start for document in batch]) for batch in cuts)
-        for numbers, share in in_step(batches):
-            yield [PackedExample(PackedBatch(corpus, numbers, share), vocab)]
+        docs = numpy.sort(numpy.concatenate([example.batch.numbers_in_whole for example in pool]))
+        batches = (
+            PackedBatch(part, numpy.array([document.start for document in batch]))
+            for part, numbers in corpus.shuffled(docs, order)
+            for batch in rule(_as_ranges(numbers, part.lengths), size=sizes, **settings)
+        )
+        for batch in in_step(batches, corpus):
+            yield [PackedExample(batch, vocab)]
 
     return batch
 
@@ -103,21 +106,24 @@ def _as_ranges(docs: numpy.ndarray, lengths: numpy.ndarray) -> Iterator[range]:
         yield from map(range, block.tolist(), (block + lengths[block]).tolist())
 
 
-def in_step(batches: Iterable[numpy.ndarray]) -> Iterator[tuple[numpy.ndarray, float]]:
+def in_step(batches: Iterable[PackedBatch], corpus: ResidentCorpus) -> Iterator[PackedBatch]:
     """The batches of an epoch, as many for each worker.
 
-    batches (Iterable[numpy.ndarray]): This worker's: the numbers of their documents.
-    YIELDS (Tuple[numpy.ndarray, float]): The batches, empty ones at the end where others have more,
-        and their share of the documents of all workers in the step.
+    batches (Iterable[PackedBatch]): This worker's.
+    corpus (ResidentCorpus): What they are from.
+    YIELDS (PackedBatch): The batches with their share of the documents of all workers in the step,
+        empty ones at the end where others have more.
     """
     if workers.count() == 1:
-        yield from ((numbers, 1.0) for numbers in batches)
+        yield from batches
         return
     ours = list(batches)
-    sizes = [numpy.array(each) for each in workers.gather([len(numbers) for numbers in ours])]
+    sizes = [numpy.array(each) for each in workers.gather([len(batch) for batch in ours])]
     documents = numpy.zeros(max(map(len, sizes)), "int64")
     for each in sizes:
         documents[: len(each)] += each
-    ours += [numpy.empty(0, "int64")] * (len(documents) - len(ours))
-    for numbers, everyone in zip(ours, documents.tolist(), strict=True):
-        yield numbers, len(numbers) / everyone
+    missing = len(documents) - len(ours)
+    ours += [PackedBatch(corpus, numpy.empty(0, "int64")) for _ in range(missing)]
+    for batch, everyone in zip(ours, documents.tolist(), strict=True):
+        batch.share = len(batch) / everyone
+        yield batch

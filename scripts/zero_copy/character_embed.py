@@ -11,14 +11,15 @@ from zero_copy.parameters import Array
 
 @lowers("spacy.ml._character_embed.forward")
 def character_embed(model: Model, X: None, run: Run) -> Rows:
-    batch, packed = run.batch, run.batch.corpus.packed
+    batch, corpus = run.batch, run.batch.corpus.whole
     places = model.get_dim("nC")
 
     def make() -> Array:
+        packed = corpus.packed
         texts = packed.texts(range(len(packed.columns["type_attrs"])))
         return Doc(Vocab(), words=texts).to_utf8_array(nr_char=places)
 
-    characters = batch.corpus.derived(("characters", places), make)
+    characters = corpus.derived(("characters", places), make)
     # The gradient of a token depends on the tokens after it, but without one types will do.
     chosen = batch.token_types if run.is_train else batch.types[0]
     vectors = kernels.CharacterRows.apply(

@@ -1,4 +1,4 @@
-"""The resident corpus, the batches that are cut from it, and the Examples that stand for them.
+"""The reader of packed corpora, their batches, and the Examples that stand for these.
 
 spaCy's training loop and `Language.evaluate` ask little of an Example: `len(eg)`,
 `len(eg.predicted)` and `eg.reference`. A packed example answers these for a whole run of documents,
@@ -22,7 +22,9 @@ from thinc.api import CupyOps, Ops, get_current_ops
 
 from zero_copy import workers
 from zero_copy.errors import UserError
-from zero_copy.store import MISSING, PackedCorpus, read
+from zero_copy.resident import ResidentCorpus, choose_labels, stripe
+from zero_copy.store import read
+from zero_copy.streaming import AUTO, bytes_of, place, refuse_streamed
 
 USER_DATA_KEY = "zero_copy.batch"
 # Words that one packed example of the reader stands for. They bound the memory of an evaluation;
@@ -30,124 +32,38 @@ USER_DATA_KEY = "zero_copy.batch"
 WORDS_PER_EXAMPLE = {"cpu": 8_192, "cuda": 262_144}
 # An example with its two Docs takes some 10 KB, so a large corpus gets larger examples, not more.
 MOST_EXAMPLES = 1_000
-_resident: dict[tuple[Path, str], tuple[int, "ResidentCorpus"]] = {}
+_kept: dict[tuple[Path, str, int | None], tuple[int, ResidentCorpus]] = {}
 
 
-class ResidentCorpus:
-    """A packed corpus whose columns have been placed on the device, once.
-
-    packed (PackedCorpus): The memory-mapped corpus. On the CPU it stays where it is.
-    device (torch.device): Where the columns go.
-    """
-
-    def __init__(self, packed: PackedCorpus, device: torch.device) -> None:
-        self.packed = packed
-        self.info = packed.info
-        self.device = device
-        self.lengths = packed.lengths
-        self.token_types = packed.columns["token_types"].to(device)
-        self.doc_offsets = packed.columns["doc_offsets"].to(device)
-        self.cats = packed.columns["cats"].to(device)
-        self._derived: dict[tuple, Any] = {}
-
-    def cached(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """What a model needs and that follows from the packed columns; computed once.
-
-        key (tuple): What identifies it.
-        make (Callable[[], Any]): Computes it.
-        RETURNS (Any): What `make` returned.
-        """
-        if key not in self._derived:
-            self._derived[key] = make()
-        return self._derived[key]
-
-    def derived(self, key: tuple, make: Callable[[], numpy.ndarray]) -> torch.Tensor:
-        """A column that a model needs and that follows from the packed ones; computed once.
-
-        key (tuple): What identifies the column.
-        make (Callable[[], numpy.ndarray]): Computes it, on the host.
-        RETURNS (torch.Tensor): The column on the device.
-        """
-        return self.cached(key, lambda: torch.from_numpy(make()).to(self.device))
-
-    def truths(self, labels: tuple[str, ...]) -> torch.Tensor:
-        """The categories of all documents for the given labels.
-
-        labels (Tuple[str, ...]): Labels, in the order wanted.
-        RETURNS (torch.Tensor): uint8, `(documents, labels)`: 0 no, 1 yes, 255 not annotated, as
-            are labels that the corpus does not know.
-        """
-
-        def make() -> numpy.ndarray:
-            cats = self.packed.columns["cats"].numpy()
-            column = {label: number for number, label in enumerate(self.info.labels)}
-            chosen = numpy.full((len(cats), len(labels)), MISSING, "uint8")
-            for number, label in enumerate(labels):
-                if label in column:
-                    chosen[:, number] = cats[:, column[label]]
-            return chosen
-
-        if list(labels) == self.info.labels:
-            return self.cats
-        return self.derived(("truths", labels), make)
-
-
-def stripe(packed: PackedCorpus, number: int, count: int) -> PackedCorpus:
-    """A worker's share of a packed corpus: documents that follow each other, and all types.
-
-    packed (PackedCorpus): The corpus; of its columns nothing is read but where documents start.
-    number (int): Number of the worker.
-    count (int): How many workers there are.
-    RETURNS (PackedCorpus): Documents with as many words as any other worker's, to within one.
-    RAISES (UserError): If there are fewer documents than workers.
-    """
-    offsets = packed.columns["doc_offsets"].numpy()
-    documents = len(offsets) - 1
-    if documents < count:
-        raise UserError(
-            f"{packed.path} has {documents} documents for {count} workers",
-            "Train with fewer workers.",
-        )
-    shares = offsets[-1] * numpy.arange(count + 1) // count
-    cuts = numpy.searchsorted(offsets[:-1], shares)
-    # Each has a document, even if others have all the words.
-    cuts = numpy.maximum(cuts, numpy.arange(count + 1))
-    cuts = numpy.minimum(cuts, documents - count + numpy.arange(count + 1))
-    start, end = cuts[number], cuts[number + 1]
-    columns = packed.columns | {
-        "token_types": packed.columns["token_types"][offsets[start] : offsets[end]],
-        "doc_offsets": packed.columns["doc_offsets"][start : end + 1] - int(offsets[start]),
-        "cats": packed.columns["cats"][start:end],
-    }
-    return PackedCorpus(packed.path, packed.info, columns)
-
-
-def resident(path: Path, device: torch.device) -> ResidentCorpus:
-    """The resident corpus of a file, placed on the device at the first call and kept.
+def kept_corpus(path: Path, device: torch.device, memory: int | None = None) -> ResidentCorpus:
+    """The corpus of a file, resident or streamed, made at the first call and kept.
 
     Of several workers each has its stripe. spaCy resolves the config's readers several times a
     training, so it is the file, not the reader, that owns the corpus.
 
     path (Path): A packed corpus.
     device (torch.device): Where to place it.
-    RETURNS (ResidentCorpus): The corpus; placed anew if the file has changed.
-    RAISES (UserError): If the file can't be read, or has fewer documents than there are workers.
+    memory (Optional[int]): Bytes that it may take there, if that is not left to `place`.
+    RETURNS (ResidentCorpus): The corpus; made anew if the file has changed.
+    RAISES (UserError): If the file can't be read, has fewer documents than there are workers, or
+        can't be streamed in so little memory.
     """
-    key = (path.resolve(), str(device))
+    key = (path.resolve(), str(device), memory)
     changed = path.stat().st_mtime_ns if path.exists() else 0
-    if key not in _resident or _resident[key][0] != changed:
+    if key not in _kept or _kept[key][0] != changed:
         packed = read(path)
         if workers.count() > 1:
             packed = stripe(packed, workers.rank(), workers.count())
-        _resident[key] = (changed, ResidentCorpus(packed, device))
-    return _resident[key][1]
+        _kept[key] = (changed, place(packed, device, memory))
+    return _kept[key][1]
 
 
 class PackedBatch:
-    """Some documents of a resident corpus, by their numbers; all else is gathered on the device.
+    """Some documents of a corpus, by their numbers; all else is gathered on the device.
 
-    corpus (ResidentCorpus): Where the documents are.
-    docs (numpy.ndarray): Numbers of the documents, int64, `(documents,)`.
+    corpus (ResidentCorpus): Where the documents are: a resident corpus, or a window of a streamed
+        one.
+    docs (numpy.ndarray): Numbers that the documents have there, int64, `(documents,)`.
     share (float): Their share of the documents that all workers have in this step.
     """
 
@@ -169,6 +85,11 @@ class PackedBatch:
         # `Doc.copy`, which spaCy calls at every step and evaluation, deep-copies the user data.
         return self
 
+    @property
+    def numbers_in_whole(self) -> numpy.ndarray:
+        """Numbers that the documents have in the whole corpus, int64, `(documents,)`."""
+        return self.corpus.numbers_of(self.docs)
+
     @cached_property
     def numbers(self) -> torch.Tensor:
         """Numbers of the documents on the device, int64, `(documents,)`."""
@@ -177,7 +98,7 @@ class PackedBatch:
     @cached_property
     def lengths(self) -> torch.Tensor:
         """Words of each document, int64, `(documents,)`."""
-        offsets = self.corpus.doc_offsets
+        offsets = self.corpus.placed.doc_offsets
         return offsets[self.numbers + 1] - offsets[self.numbers]
 
     @cached_property
@@ -200,13 +121,13 @@ class PackedBatch:
     @cached_property
     def tokens(self) -> torch.Tensor:
         """Position in the corpus of each token, int64, `(tokens,)`."""
-        shift = self.corpus.doc_offsets[self.numbers] - self.starts
+        shift = self.corpus.placed.doc_offsets[self.numbers] - self.starts
         return torch.arange(self.words, device=self.corpus.device) + shift[self.doc_of_token]
 
     @cached_property
     def token_types(self) -> torch.Tensor:
         """The type of each token, int32, `(tokens,)`."""
-        return self.corpus.token_types[self.tokens]
+        return self.corpus.placed.token_types[self.tokens]
 
     @cached_property
     def types(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -217,7 +138,11 @@ class PackedBatch:
 
     def truths(self, labels: tuple[str, ...]) -> torch.Tensor:
         """The categories of the documents, as `ResidentCorpus.truths` gives them."""
-        return self.corpus.truths(labels)[self.numbers]
+        if self.corpus.is_placed:
+            return self.corpus.truths(labels)[self.numbers]
+        # An evaluation asks when all is predicted. For a few bytes a document no window comes back.
+        cats = self.corpus.packed.columns["cats"][torch.from_numpy(self.docs)]
+        return choose_labels(cats, self.corpus.info.labels, labels).to(self.corpus.device)
 
 
 class PackedExample(Example):
@@ -258,12 +183,17 @@ class Corpus:
     path (Path): The `.safetensors` file.
     max_length (int): Documents of this many words and more are left out; 0 keeps all.
     limit (int): Only the first so many documents; 0 for all.
+    memory (Union[str, int]): What the corpus may take on the device; see `create_corpus`.
+    RAISES (UserError): If the memory is no size.
     """
 
-    def __init__(self, path: Path, *, max_length: int = 0, limit: int = 0) -> None:
+    def __init__(
+        self, path: Path, *, max_length: int = 0, limit: int = 0, memory: str | int = AUTO
+    ) -> None:
         self.path = Path(path)
         self.max_length = max_length
         self.limit = limit
+        self.memory = bytes_of(memory)
 
     def __call__(self, nlp: Language) -> Iterator[PackedExample]:
         """Yield the packed examples.
@@ -274,15 +204,16 @@ class Corpus:
         """
         refuse_pipeline(nlp)
         device = ops_device(get_current_ops())
-        corpus = resident(self.path, device)
+        corpus = kept_corpus(self.path, device, self.memory)
         if corpus.info.lang != nlp.lang:
             raise UserError(
                 f"{self.path} was packed for language {corpus.info.lang}, "
                 f"and the pipeline's is {nlp.lang}",
                 f"Convert and pack with --lang {nlp.lang}, or change [nlp] lang.",
             )
-        for _, component in nlp.components:  # those that are frozen included
+        for name, component in nlp.components:  # those that are frozen included
             if hasattr(component, "check_corpus"):
+                refuse_streamed(corpus, name)
                 component.check_corpus(corpus, nlp)
         lengths = corpus.lengths
         docs = numpy.flatnonzero(lengths > 0)
@@ -295,12 +226,13 @@ class Corpus:
                 f"{self.path}: no document has fewer than {self.max_length} words",
                 "Raise max_length in [corpora], or set it to 0.",
             )
-        ends = lengths[docs].cumsum()
-        words = max(WORDS_PER_EXAMPLE[device.type], int(ends[-1]) // MOST_EXAMPLES)
-        cuts = numpy.arange(words, ends[-1], words)
-        for run in numpy.split(docs, numpy.unique(numpy.searchsorted(ends, cuts))):
-            if len(run):
-                yield PackedExample(PackedBatch(corpus, run), nlp.vocab)
+        words = max(WORDS_PER_EXAMPLE[device.type], int(lengths[docs].sum()) // MOST_EXAMPLES)
+        for part, numbers in corpus.in_order(docs):
+            ends = part.lengths[numbers].cumsum()
+            cuts = numpy.arange(words, ends[-1], words)
+            for run in numpy.split(numbers, numpy.unique(numpy.searchsorted(ends, cuts))):
+                if len(run):
+                    yield PackedExample(PackedBatch(part, run), nlp.vocab)
 
 
 def ops_device(ops: Ops) -> torch.device:
@@ -340,17 +272,26 @@ def refuse_pipeline(nlp: Language) -> None:
 
 
 @spacy.registry.readers("zero_copy.Corpus.v1")
-def create_corpus(path: Path | None, max_length: int = 0, limit: int = 0) -> Corpus:
+def create_corpus(
+    path: Path | None, max_length: int = 0, limit: int = 0, memory: str | int = AUTO
+) -> Corpus:
     """Read a packed corpus.
+
+    A corpus that does not fit is streamed: windows of it come to the device while training goes on.
+    Every epoch still has each document once, in an order that the batcher's seed draws, but mixed
+    only with those of the same window: see `streaming.py`.
 
     path (Optional[Path]): The `.safetensors` file that `pack` made.
     max_length (int): Documents of this many words and more are left out; 0 keeps all.
     limit (int): Only the first so many documents; 0 for all.
+    memory (Union[str, int]): What words and categories may take on the device: a size such as
+        `8GB` (2^30 bytes each), or a number of bytes. `auto` leaves half of a GPU's free memory to
+        the model, and knows no limit on a CPU, which reads from the mapped file.
     RETURNS (Corpus): The reader.
-    RAISES (UserError): If no path is given.
+    RAISES (UserError): If no path is given, or the memory is no size.
     """
     if path is None:
         raise UserError(
             "No path to a packed corpus", "Give --paths.train and --paths.dev, or set [paths]."
         )
-    return Corpus(path, max_length=max_length, limit=limit)
+    return Corpus(path, max_length=max_length, limit=limit, memory=memory)

@@ -84,7 +84,8 @@ def stock_config(config: Config) -> Config:
         _use_stock_listeners(component)
     for name, reader in stock.get("corpora", {}).items():
         if registered_name(reader, "@readers") == f"{PREFIX}.Corpus.v1":
-            settings = {key: value for key, value in reader.items() if key != "@readers"}
+            ours = ("@readers", "memory")
+            settings = {key: value for key, value in reader.items() if key not in ours}
             stock["corpora"][name] = STOCK_READER | settings
             stock["corpora"][name]["path"] = _spacy_path(settings["path"])
     stock["paths"] = {name: _spacy_path(path) for name, path in stock.get("paths", {}).items()}

@@ -30,7 +30,7 @@ def vectors_path(corpus: ResidentCorpus, identity: str) -> Path:
     RETURNS (Path): A `.npy` file beside the packed corpus.
     """
     packed = corpus.packed
-    content = f"{packed.info.model_dump_json()} {len(corpus.token_types)} {identity}"
+    content = f"{packed.info.model_dump_json()} {corpus.lengths.sum()} {identity}"
     key = hashlib.md5(content.encode(), usedforsecurity=False).hexdigest()[:12]
     return packed.path.with_name(f"{packed.path.stem}.vectors-{key}.npy")
 
@@ -69,7 +69,7 @@ def _fill(
     compute: Callable[[PackedBatch], torch.Tensor],
 ) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    shape = (len(corpus.token_types), width)
+    shape = (int(corpus.lengths.sum()), width)
     batches = list(_batches(corpus))
     try:
         vectors = numpy.lib.format.open_memmap(unfinished, "w+", "float32", shape)

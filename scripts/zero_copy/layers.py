@@ -119,7 +119,7 @@ def array_getitem(model: Model, X: list[str], run: Run) -> list[str]:
 def hashembed(model: Model, X: list[str], run: Run) -> Rows:
     """Each key hashes to four rows of the table; their sum is the embedding."""
     (attr,) = X
-    seed, corpus = model.attrs["seed"], run.batch.corpus
+    seed, corpus = model.attrs["seed"], run.batch.corpus.whole
     table = run.parameter(model, "E")
 
     def make() -> numpy.ndarray:
@@ -367,7 +367,9 @@ def bucket_rows(corpus: ResidentCorpus, attr: str, size: int, table: Parameter) 
         places[rows] = numpy.arange(len(rows), dtype="int32")
         return places[buckets]
 
-    return corpus.derived(("ngrams", attr, size, length, table.rows_hash), make)
+    # Single tokens are those of the types, which all parts of a corpus have in common.
+    owner = corpus.whole if size == 1 else corpus
+    return owner.derived(("ngrams", attr, size, length, table.rows_hash), make)
 
 
 def ngram_buckets(corpus: ResidentCorpus, attr: str, size: int, length: int) -> numpy.ndarray:
@@ -452,8 +454,10 @@ def compact_rows(model: Model, corpus: ResidentCorpus) -> dict[Key, numpy.ndarra
             )
         length, attr = table.get_dim("length"), _attr_name(extractor.attrs["attr"])
         used = numpy.zeros(length + 1, bool)
-        for size in range(1, extractor.attrs["ngram_size"] + 1):
-            used[ngram_buckets(corpus, attr, size, length)] = True
+        used[ngram_buckets(corpus, attr, 1, length)] = True
+        for size in range(2, extractor.attrs["ngram_size"] + 1):
+            for part, _ in corpus.in_order(numpy.arange(len(corpus.lengths))):
+                used[ngram_buckets(part, attr, size, length)] = True
         # A worker sees the n-grams of its own documents, and all must keep the same rows.
         used = workers.add_up(torch.from_numpy(used.astype("int32"))).numpy() > 0
         weights: Array = table.get_param("W")

@@ -78,6 +78,7 @@ class PackedPipe(ABC):
         RETURNS (Parameters): Made anew if thinc holds other arrays by now, or if training on this
             corpus can change weights that were left out.
         """
+        corpus = corpus.whole  # the parts of a streamed one come and go
         known = self._parameters
         if known is None or not (known.replaced is not None or known.are_current):
             return self._take_over(corpus)
@@ -293,7 +294,7 @@ def packed_corpus(get_examples: Callable[[], Iterable[Example]]) -> ResidentCorp
         are ordinary ones.
     """
     batches = packed_batches(example.reference for example in islice(get_examples(), 1))
-    return batches[0].corpus if batches else None
+    return batches[0].corpus.whole if batches else None
 
 
 def sample_docs(corpus: ResidentCorpus, vocab: Vocab) -> list[Doc]:

@@ -21,7 +21,7 @@ CHUNK = 4096
 
 @lowers("spacy.ml.staticvectors.forward")
 def static_vectors(model: Model, X: None, run: Run) -> Rows:
-    vectors, corpus, types = run.vocab.vectors, run.batch.corpus, run.batch.types[0]
+    vectors, corpus, types = run.vocab.vectors, run.batch.corpus.whole, run.batch.types[0]
     W = run.parameter(model, "W")
     if _is(vectors, Mode.default):
         rows = vector_rows(corpus, run.vocab)[types]

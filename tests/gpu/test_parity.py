@@ -5,7 +5,7 @@ from copy import deepcopy
 import numpy
 import pytest
 import torch
-from thinc.api import Adam, prefer_gpu, to_numpy, use_ops
+from thinc.api import Adam, to_numpy
 
 from conftest import random_docs, save_docs
 from test_layers import ALL, LENGTHS, WITHOUT_EMPTY, both
@@ -20,13 +20,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(why_no_gpu() is not None, reason=str(why_no_gpu())),
 ]
-
-
-@pytest.fixture
-def gpu():
-    prefer_gpu()
-    with use_ops("cupy"):
-        yield torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize("name", WITHOUT_EMPTY)

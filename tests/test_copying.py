@@ -1,0 +1,27 @@
+"""Copies through two buffers in turns."""
+
+import torch
+
+from zero_copy.copying import make_copier
+
+
+def test_pieces_arrive_whatever_their_types_and_shapes():
+    copier = make_copier(torch.device("cpu"), 80)
+    pieces = [
+        torch.arange(10),
+        torch.arange(20, dtype=torch.int32),
+        torch.arange(80, dtype=torch.uint8).view(20, 4),
+        torch.zeros(5, 0, dtype=torch.uint8),
+        torch.arange(6, dtype=torch.uint8).view(2, 3).t(),
+    ]
+    targets = [torch.empty_like(piece) for piece in pieces]
+    for piece, target in zip(pieces, targets, strict=True):
+        copier.copy(piece, target)
+    assert all(torch.equal(*pair) for pair in zip(pieces, targets, strict=True))
+
+
+def test_buffers_take_turns():
+    copier = make_copier(torch.device("cpu"), 8)
+    for number in (1, 2, 3):
+        copier.copy(torch.tensor([number]), torch.empty(1, dtype=torch.int64))
+    assert {int(buffer.view(torch.int64)) for buffer in copier.buffers} == {2, 3}
