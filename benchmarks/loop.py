@@ -1,7 +1,7 @@
 """spaCy's own training loop, opened so that its steps and evaluations can be timed."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -90,16 +90,19 @@ class Training:
             torch.cuda.synchronize()
 
 
-def in_turns(rounds: int, measure: Callable[[str], dict[str, float]]) -> Figures:
+def in_turns(
+    rounds: int, measure: Callable[[str], dict[str, float]], sides: Iterable[str] = tuple(SIDES)
+) -> Figures:
     """Measure the sides in turns, so that what else the machine does falls on both.
 
     rounds (int): How often each has its turn.
     measure (Callable[[str], Dict[str, float]]): Measures some figures of a side.
+    sides (Iterable[str]): Their names.
     RETURNS (Dict[str, Dict[str, Any]]): By side the median of each figure, and all of them as
         `<figure>_by_round`.
     """
-    turns = [{side: measure(side) for side in SIDES} for _ in range(rounds)]
-    figures: Figures = {side: {} for side in SIDES}
+    turns = [{side: measure(side) for side in sides} for _ in range(rounds)]
+    figures: Figures = {side: {} for side in turns[0]}
     for side, of_side in figures.items():
         for name in turns[0][side]:
             values = [turn[side][name] for turn in turns]
@@ -115,3 +118,18 @@ def ratio(figures: Figures, name: str) -> float:
     RETURNS (float): The ratio.
     """
     return figures["zero_copy"][name] / figures["stock"][name]
+
+
+def words_per_second(steps: Iterator[tuple[int, float]], words: int) -> float:
+    """The speed of some training steps.
+
+    steps (Iterator[Tuple[int, float]]): Words and seconds of each.
+    words (int): How many words to go on for.
+    RETURNS (float): Words per second.
+    """
+    done, seconds = 0, 0.0
+    while done < words:
+        step_words, step_seconds = next(steps)
+        done += step_words
+        seconds += step_seconds
+    return done / seconds

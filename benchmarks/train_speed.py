@@ -1,6 +1,5 @@
 """Steady training speed and evaluation time of each config against its stock twin, in one run."""
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import typer
 from wasabi import msg
 
-from loop import SIDES, Training, in_turns, ratio
+from loop import SIDES, Training, in_turns, ratio, words_per_second
 from machine import save_parts
 
 
@@ -54,7 +53,7 @@ def measure(config: str, corpus: Path, rounds: int, words: int, gpu_id: int) -> 
 
     def turn(side: str) -> dict[str, float]:
         return {
-            "words_per_second": _words_per_second(steps[side], words),
+            "words_per_second": words_per_second(steps[side], words),
             "evaluation_seconds": sides[side].evaluate()[0],
         }
 
@@ -65,15 +64,6 @@ def measure(config: str, corpus: Path, rounds: int, words: int, gpu_id: int) -> 
         "speedup": ratio(figures, "words_per_second"),
         "evaluation_speedup": 1 / ratio(figures, "evaluation_seconds"),
     }
-
-
-def _words_per_second(steps: Iterator[tuple[int, float]], words: int) -> float:
-    done, seconds = 0, 0.0
-    while done < words:
-        step_words, step_seconds = next(steps)
-        done += step_words
-        seconds += step_seconds
-    return done / seconds
 
 
 if __name__ == "__main__":
