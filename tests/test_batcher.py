@@ -5,14 +5,16 @@ from itertools import chain
 import numpy
 import pytest
 import spacy
+import torch
 from spacy.tokens import Doc
 from spacy.training.batchers import configure_minibatch, configure_minibatch_by_padded_size
 from thinc.api import compounding
 
 from conftest import random_docs, save_docs
 from zero_copy import store
-from zero_copy.batcher import create_batch_by_padded, create_batch_by_sequence
-from zero_copy.corpus import Corpus
+from zero_copy.batcher import by_size, create_batch_by_padded, create_batch_by_sequence
+from zero_copy.corpus import Corpus, PackedBatch
+from zero_copy.resident import ResidentCorpus
 
 LENGTHS = [int(length) for length in numpy.random.default_rng(5).integers(1, 90, 80)]
 
@@ -71,3 +73,31 @@ def test_every_document_once_an_epoch_in_a_fresh_order(nlp, corpus, batcher):
     epochs = [list(chain(*packed(batcher, corpus, nlp))) for _ in range(2)]
     assert epochs[0] != epochs[1]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(len(LENGTHS)))
+
+
+def test_workers_have_batches_of_like_size_at_the_same_time(nlp, corpus):
+    (example,) = corpus(nlp)
+    whole = example.batch.corpus
+    orders = [numpy.random.default_rng(worker).permutation(len(LENGTHS)) for worker in (1, 2)]
+    epochs = [[PackedBatch(whole, part) for part in numpy.split(docs, 20)] for docs in orders]
+    arranged = [list(by_size(batches, numpy.random.default_rng(0))) for batches in epochs]
+
+    def waste(steps):
+        return numpy.mean([abs(one.words - other.words) for one, other in zip(*steps, strict=True)])
+
+    assert waste(arranged) < waste(epochs) / 2
+    for batches, before in zip(arranged, epochs, strict=True):
+        assert batches != before
+        assert set(batches[:16]) == set(before[:16])
+        assert set(batches[16:]) == set(before[16:])
+        words = [batch.words for batch in batches[:16]]
+        assert words not in (sorted(words), sorted(words, reverse=True))
+
+
+def test_batches_of_two_windows_keep_their_order(nlp, corpus):
+    (example,) = corpus(nlp)
+    (other,) = corpus(nlp)
+    wholes = [example.batch.corpus, ResidentCorpus(other.batch.corpus.packed, torch.device("cpu"))]
+    batches = [PackedBatch(whole, numpy.array([1, 2])) for whole in wholes]
+    batches += [PackedBatch(wholes[1], numpy.array([0]))]
+    assert list(by_size(batches, numpy.random.default_rng(0))) == batches
