@@ -88,6 +88,7 @@ def test_columns_come_back_with_their_strings(corpus, docs, tmp_path, ending, su
     assert columns["doc_offsets"].tolist() == [0, *numpy.cumsum([len(doc) for doc in docs])]
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("ending", [".arrow", ".parquet"])
 def test_arrow_has_a_row_a_document(corpus, docs, tmp_path, ending):
     pyarrow = pytest.importorskip("pyarrow")

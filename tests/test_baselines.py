@@ -22,6 +22,7 @@ def corpus(tmp_path, nlp):
     return tmp_path
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("baseline", BASELINES, ids=lambda it: it.folder)
 @pytest.mark.filterwarnings("ignore:Label not")

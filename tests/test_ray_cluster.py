@@ -15,6 +15,7 @@ from zero_copy import ray_cluster
 from zero_copy.errors import UserError
 from zero_copy.tokenizing import Chunk, tokenize
 
+pytestmark = pytest.mark.extra
 CONVERT = Path(__file__).parent.parent / "scripts" / "convert.py"
 
 

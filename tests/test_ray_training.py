@@ -18,6 +18,7 @@ from zero_copy import ray_cluster, ray_training
 from zero_copy.errors import UserError
 from zero_copy.state import FILE, read_header
 
+pytestmark = pytest.mark.extra
 WORKERS, STEPS = 2, 100
 
 

@@ -13,6 +13,7 @@ pytest.importorskip("streamlit", reason="pip install -r requirements-visualize.t
 pytest.importorskip("spacy_streamlit", reason="pip install -r requirements-visualize.txt")
 from streamlit.testing.v1 import AppTest
 
+pytestmark = pytest.mark.extra
 PAGE = Path(__file__).parent.parent / "scripts" / "visualize.py"
 
 
