@@ -6,6 +6,7 @@ from spacy.tokens import Doc
 
 from conftest import LABELS, random_docs
 from test_layers import LENGTHS, assert_parity, encoder, ensemble, reduce
+from zero_copy import lowering
 
 
 def characters(nC=8):
@@ -21,8 +22,10 @@ def characters(nC=8):
     return encoder("MaxoutWindowEncoder.v2", embedding, window_size=1, maxout_pieces=3, depth=1)
 
 
+@pytest.mark.parametrize("per_type", [True, False])
 @pytest.mark.parametrize("nC", [1, 5, 8])
-def test_character_embed(nlp, pack_docs, nC):
+def test_character_embed(nlp, pack_docs, monkeypatch, nC, per_type):
+    monkeypatch.setattr(lowering, "rows_per_type", lambda device: per_type)
     docs = random_docs(nlp, (*LENGTHS, 0))
     assert_parity(nlp, docs, pack_docs(docs), ensemble(characters(nC)))
 

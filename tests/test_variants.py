@@ -21,7 +21,7 @@ from spacy.util import load_config
 
 from conftest import LABELS, TWO_TASKS, random_docs, save_docs
 from test_layers import gradients, randomize
-from zero_copy import store
+from zero_copy import lowering, store
 from zero_copy.corpus import Corpus
 from zero_copy.export import to_stock
 from zero_copy.packaging import code_files
@@ -100,7 +100,10 @@ def twins(request, corpora) -> tuple[str, Language, Language]:
     return request.param, ours, make(CONFIGS / "stock" / f"{request.param}.cfg", corpora, ".spacy")
 
 
-def test_losses_and_gradients_are_those_of_the_twin(twins, corpora):
+@pytest.mark.parametrize("per_type", [True, False])
+def test_losses_and_gradients_are_those_of_the_twin(twins, corpora, monkeypatch, per_type):
+    """With rows for types as on a CPU, and with rows for tokens as on a GPU."""
+    monkeypatch.setattr(lowering, "rows_per_type", lambda device: per_type)
     name, ours, stock = twins
     folder = corpora[name in TWO_TASKS]
     losses, expected_losses = {}, {}
@@ -119,7 +122,9 @@ def test_losses_and_gradients_are_those_of_the_twin(twins, corpora):
             numpy.testing.assert_allclose(gradient, expected, 1e-4, 1e-5 * largest, err_msg=message)
 
 
-def test_scores_are_those_of_the_twin(twins, corpora):
+@pytest.mark.parametrize("per_type", [True, False])
+def test_scores_are_those_of_the_twin(twins, corpora, monkeypatch, per_type):
+    monkeypatch.setattr(lowering, "rows_per_type", lambda device: per_type)
     name, ours, stock = twins
     folder = corpora[name in TWO_TASKS]
     found = ours.evaluate([*Corpus(folder / "train.safetensors")(ours)])

@@ -21,9 +21,9 @@ def character_embed(model: Model, X: None, run: Run) -> Rows:
 
     characters = corpus.derived(("characters", places), make)
     # The gradient of a token depends on the tokens after it, but without one types will do.
-    chosen = batch.token_types if run.is_train else batch.types[0]
+    chosen = batch.token_types if run.is_train else run.types
     vectors = kernels.CharacterRows.apply(
         *(run.parameter(model, "E"), characters[chosen], batch.doc_of_token, len(batch)),
         run.gradient(model, "E"),
     )
-    return Rows(vectors, not run.is_train)
+    return Rows(vectors, run.per_type and not run.is_train)

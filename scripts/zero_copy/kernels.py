@@ -61,7 +61,7 @@ class SegmentGatherSum(Function):
         d_rows = d_output.index_select(0, ctx.segments)
         for column in ctx.keys.unbind(1):
             ctx.d_table.index_add_(0, column, d_rows)
-        ctx.d_table[-1] = 0.0
+        ctx.d_table[-1].zero_()
         return None, None, None, None, None
 
 

@@ -125,9 +125,9 @@ def hashembed(model: Model, X: list[str], run: Run) -> Rows:
     def make() -> numpy.ndarray:
         return (HOST_OPS.hash(corpus.packed.attribute(attr), seed) % len(table)).astype("int32")
 
-    keys = corpus.derived(("hashembed", attr, seed, len(table)), make)[run.batch.types[0]]
+    keys = corpus.derived(("hashembed", attr, seed, len(table)), make)[run.types]
     vectors = kernels.GatherSum.apply(table, keys, run.gradient(model, "E"))
-    return Rows(drop_columns(model, vectors, run), True)
+    return Rows(drop_columns(model, vectors, run), run.per_type)
 
 
 def drop_columns(model: Model, X: Tensor, run: Run) -> Tensor:

@@ -31,8 +31,8 @@ _checks: dict[str, Check] = {}
 class Rows(NamedTuple):
     """What a layer computes for tokens: a row for each, or for each distinct type of them.
 
-    Until a layer looks at neighbours or draws a dropout mask, equal tokens have equal rows, so they
-    are computed once for each type. A batch of 1,000 words has some 450.
+    Until a layer looks at neighbours or draws a dropout mask, equal tokens have equal rows, so on a
+    CPU they are computed once for each type (see `rows_per_type`).
 
     data (Tensor): `(tokens, width)` or `(types, width)`.
     per_type (bool): Which of the two.
@@ -40,6 +40,19 @@ class Rows(NamedTuple):
 
     data: Tensor
     per_type: bool
+
+
+def rows_per_type(device: torch.device) -> bool:
+    """Whether embeddings are computed once for each distinct type of a batch.
+
+    A batch of 1,000 words has some 450 types, and less work is faster on a CPU. How many a batch
+    has, a GPU would have to be asked, and the host would wait for the answer at every step; a row
+    for every token costs it less than that.
+
+    device (torch.device): Where the batch is.
+    RETURNS (bool): False for a row for each token.
+    """
+    return device.type == "cpu"
 
 
 class Run:
@@ -68,6 +81,16 @@ class Run:
         RAISES (UserError): If no lowering is registered for the layer.
         """
         return lowering_of(model)(model, X, self)
+
+    @property
+    def per_type(self) -> bool:
+        """Whether a row of `types` is one of the batch's distinct types, or one of its tokens."""
+        return rows_per_type(self.batch.corpus.device)
+
+    @property
+    def types(self) -> Tensor:
+        """The types for which embeddings have a row each, int32, `(types,)` or `(tokens,)`."""
+        return self.batch.types[0] if self.per_type else self.batch.token_types
 
     def parameter(self, model: Model, name: str) -> Tensor:
         """A parameter of a layer.

@@ -21,7 +21,7 @@ CHUNK = 4096
 
 @lowers("spacy.ml.staticvectors.forward")
 def static_vectors(model: Model, X: None, run: Run) -> Rows:
-    vectors, corpus, types = run.vocab.vectors, run.batch.corpus.whole, run.batch.types[0]
+    vectors, corpus, types = run.vocab.vectors, run.batch.corpus.whole, run.types
     W = run.parameter(model, "W")
     if _is(vectors, Mode.default):
         rows = vector_rows(corpus, run.vocab)[types]
@@ -31,7 +31,7 @@ def static_vectors(model: Model, X: None, run: Run) -> Rows:
         product = kernels.StraightThrough.apply(product, product * (rows >= 0)[:, None])
     else:
         product = type_vectors(corpus, run.vocab)[types] @ W.t()
-    return Rows(drop_columns(model, product, run), True)
+    return Rows(drop_columns(model, product, run), run.per_type)
 
 
 def _is(vectors: Vectors, mode: Mode) -> bool:
