@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from spacy import util
 from spacy.schemas import ConfigSchemaTraining
+from spacy.training import Example
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import create_train_batches, train_while_improving
 from thinc.api import require_gpu
@@ -54,8 +55,8 @@ class Training:
         readers = [self.settings["train_corpus"], self.settings["dev_corpus"]]
         self.train_corpus, self.dev_corpus = util.resolve_dot_names(resolved, readers)
 
-    def steps(self) -> Iterator[tuple[int, float]]:
-        """Words and seconds of one step after another, in spaCy's loop, without evaluations."""
+    def batches(self) -> Iterator[list[Example]]:
+        """The batches of spaCy's loop, each when its step has been taken, without evaluations."""
         steps = train_while_improving(
             self.nlp,
             self.settings["optimizer"],
@@ -70,8 +71,13 @@ class Training:
             annotating_components=self.settings["annotating_components"],
             before_update=None,
         )
-        start = perf_counter()
         for batch, _, _ in steps:
+            yield batch
+
+    def steps(self) -> Iterator[tuple[int, float]]:
+        """Words and seconds of one step after another."""
+        start = perf_counter()
+        for batch in self.batches():
             self.wait()
             end = perf_counter()
             yield sum(len(example) for example in batch), end - start

@@ -12,7 +12,6 @@ from zero_copy.recording import (
     with_recording,
     without_recording,
 )
-from zero_copy.transfers import count_transfers
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -79,9 +78,3 @@ def test_summary_leaves_the_beginning_out_and_finds_the_first_best():
 def test_summary_of_a_single_evaluation():
     summary = summarize_recording([evaluation(0, 0.1, 101.0, 100, 0.0), {}], start=100.0)
     assert summary["words_per_second"] is None
-
-
-def test_copies_and_waits_are_counted_a_step():
-    names = ["Memcpy HtoD (Pageable -> Device)", "Memcpy DtoH (Device -> Pinned)"] * 2
-    names += ["Memcpy DtoD (Device -> Device)", "cudaStreamSynchronize", "cudaDeviceSynchronize"]
-    assert count_transfers(names, 2) == (2.0, 0.5)
