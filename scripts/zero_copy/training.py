@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-import warnings
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +13,8 @@ import typer
 from catalogue import RegistryError
 from spacy.util import load_config, load_model_from_config
 from thinc.api import ConfigValidationError, Model
-from thinc.compat import has_cupy_gpu
 
+from zero_copy.cuda_builds import cupy_build, has_driver, torch_build, why_unusable
 from zero_copy.errors import UserError
 from zero_copy.machine import describe_machine
 from zero_copy.pretraining import find_pretrained
@@ -185,16 +184,7 @@ def why_no_gpu(number: int = 0) -> str | None:
     number (int): The GPU.
     RETURNS (Optional[str]): The reason, or None if they can.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of an old driver, and then says no
-        torch_sees = torch.cuda.is_available() and torch.cuda.device_count() > number
-    if not torch_sees and not has_cupy_gpu:
-        return "neither torch nor CuPy finds a GPU"
-    if not torch_sees:
-        return "CuPy finds one, torch does not: is it torch's CPU build, or for another CUDA?"
-    if not has_cupy_gpu:
-        return "torch finds one, CuPy does not: pip install -r requirements-gpu.txt"
-    return None
+    return why_unusable(torch_build(number), cupy_build(number), has_driver=has_driver())
 
 
 def record_training(output: Path, device: str, seconds: float) -> None:
