@@ -10,6 +10,7 @@ from spacy.util import load_config
 from wasabi import msg
 
 import functions  # noqa: F401  registers what the configs name
+from zero_copy.device_memory import out_of_memory_told
 from zero_copy.errors import UserError, exit_on_error
 from zero_copy.state import FILE, keeps_state, resumable, tell_state, unfinished
 from zero_copy.training import choose_gpu, find_config, overrides_of, record_training, run_command
@@ -38,19 +39,20 @@ def main(
         changes = parse_config_overrides(context.args)
         overrides = overrides_of(config, corpus, seed, changes)
         loaded = load_config(config, overrides=overrides)
-        if keeps_state(loaded):
-            tell_state(output / FILE, resume=resume)
-            with unfinished(output) as folder:
-                resumable(loaded, output / FILE, resume=resume).to_disk(folder / config.name)
-                train(folder / config.name, folder, use_gpu=device)
-            msg.good(f"Moved to {output}")
-        elif resume:
+        if resume and not keeps_state(loaded):
             raise UserError(
                 f"{config} reads ordinary examples, from which no training can be resumed",
                 "Start anew, without --resume.",
             )
-        else:
-            train(config, output, use_gpu=device, overrides=overrides)
+        with out_of_memory_told(loaded, output):
+            if keeps_state(loaded):
+                tell_state(output / FILE, resume=resume)
+                with unfinished(output) as folder:
+                    resumable(loaded, output / FILE, resume=resume).to_disk(folder / config.name)
+                    train(folder / config.name, folder, use_gpu=device)
+                msg.good(f"Moved to {output}")
+            else:
+                train(config, output, use_gpu=device, overrides=overrides)
         record_training(output, reason, perf_counter() - start)
 
 

@@ -27,7 +27,7 @@ from spacy.util import dict_to_dot, registry, resolve_dot_names
 from thinc.api import Config
 from wasabi import msg
 
-from zero_copy import workers
+from zero_copy import device_memory, workers
 from zero_copy.corpus import Corpus
 from zero_copy.errors import UserError
 from zero_copy.files import replace_folder, replacing
@@ -200,6 +200,7 @@ def create_resumable_logger(logger: Logger, path: str, resume: bool = False) -> 
             # spaCy seeds all workers alike, and each is to draw masks of its own.
             torch.manual_seed(torch.initial_seed() + workers.rank())
         state = State(nlp, Path(path))
+        device_memory.check(nlp)
         if resume:
             state.pass_over()
         # One logger is enough: others would write to the same files.

@@ -73,24 +73,41 @@ def place(packed: PackedCorpus, device: torch.device, memory: int | None) -> Res
     memory (Optional[int]): Bytes that its words and categories may take there; by default a share
         of a GPU's free memory, and any number on a CPU, where nothing is placed.
     RETURNS (ResidentCorpus): The corpus.
-    RAISES (UserError): If the memory is too small to stream it.
+    RAISES (UserError): If the memory is too small to stream it, or more than a GPU has free.
     """
-    if memory is None and device.type == "cuda":
-        memory = free_memory(device)
     size = sum(packed.columns[name].nbytes for name in Placed._fields)
+    if device.type == "cuda":
+        free = free_bytes(device)
+        if memory is None:
+            memory = share_of(free)
+        elif min(size, memory) > free:
+            raise UserError(
+                f"{packed.path} may take {describe_bytes(min(size, memory))} on the GPU, and "
+                f"{describe_bytes(free)} are free",
+                f'Set memory = "{AUTO}" in [corpora], or a size that leaves room for the model: '
+                "the corpus is streamed then.",
+            )
     if memory is None or size <= memory:
         return ResidentCorpus(packed, device)
     return StreamedCorpus(packed, device, memory)
 
 
-def free_memory(device: torch.device) -> int:
-    """What `auto` lets a corpus take of a GPU.
+def free_bytes(device: torch.device) -> int:
+    """The free memory of a GPU.
 
     device (torch.device): The GPU.
+    RETURNS (int): Bytes.
+    """
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def share_of(free: int) -> int:
+    """What `auto` lets a corpus take of a GPU.
+
+    free (int): Bytes that are free.
     RETURNS (int): Bytes, a power of two: the windows of a training that is resumed should be those
         of before, even if a little more or less is free.
     """
-    free, _ = torch.cuda.mem_get_info(device)
     return 1 << (int(free * SHARE_OF_MEMORY).bit_length() - 1)
 
 
