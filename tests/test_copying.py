@@ -1,8 +1,9 @@
 """Copies through two buffers in turns."""
 
+import numpy
 import torch
 
-from zero_copy.copying import make_copier
+from zero_copy.copying import make_copier, upload
 
 
 def test_pieces_arrive_whatever_their_types_and_shapes():
@@ -18,6 +19,13 @@ def test_pieces_arrive_whatever_their_types_and_shapes():
     for piece, target in zip(pieces, targets, strict=True):
         copier.copy(piece, target)
     assert all(torch.equal(*pair) for pair in zip(pieces, targets, strict=True))
+
+
+def test_numbers_arrive():
+    numbers = numpy.arange(6).reshape(2, 3)
+    sent = upload(numbers, torch.device("cpu"))
+    assert sent.tolist() == numbers.tolist()
+    assert upload(numbers, torch.device("meta")).device.type == "meta"
 
 
 def test_buffers_take_turns():

@@ -21,7 +21,7 @@ __all__ = ["corpora"]  # a fixture
 WARM_UP, STEPS = 2, 3
 DROPOUT = 0.3
 # The documents' numbers, with which all of a batch is gathered.
-NUMBERS = Wait("to", "corpus.py numbers")
+NUMBERS = Wait("to", "copying.py upload")
 MASK = torch.tensor([True, False, True])
 CANARIES = {
     "item": lambda X: X[0].item(),

@@ -1,11 +1,27 @@
-"""Copies from a mapped file to the device while something else is computed there.
+"""Copies to the device while something else is computed there: of numbers, and from a mapped file.
 
-They go through two host buffers in turns: while one is on its way to the device, the other is
-filled. For a GPU the buffers are pinned and the copies have a stream of their own. On a CPU the
-same copies are made, between places in the same memory.
+Those from a file go through two host buffers in turns: while one is on its way to the device, the
+other is filled. For a GPU the buffers are pinned and the copies have a stream of their own. On a
+CPU the same copies are made, between places in the same memory.
 """
 
+import numpy
 import torch
+
+
+def upload(numbers: numpy.ndarray, device: torch.device) -> torch.Tensor:
+    """Copy a few numbers to a device, without waiting for it.
+
+    numbers (numpy.ndarray): Of any shape.
+    device (torch.device): Where they go.
+    RETURNS (torch.Tensor): The same on the device; on a CPU in the same memory.
+    """
+    tensor = torch.from_numpy(numbers)
+    if device.type == "cuda":
+        # From other memory the host would wait. torch keeps pinned memory for later copies, and
+        # gives it to none before this one has been made.
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 class Copier:

@@ -21,6 +21,7 @@ from spacy.vocab import Vocab
 from thinc.api import CupyOps, Ops, get_current_ops
 
 from zero_copy import workers
+from zero_copy.copying import upload
 from zero_copy.errors import UserError
 from zero_copy.resident import ResidentCorpus, choose_labels, stripe
 from zero_copy.store import read
@@ -96,12 +97,7 @@ class PackedBatch:
 
         This is all of a batch that goes to a GPU: 8 bytes a document, once.
         """
-        numbers = torch.from_numpy(self.docs)
-        if self.corpus.device.type == "cuda":
-            # From pinned memory, or the host would wait for the copy. torch keeps that memory for
-            # later batches, and gives it to none before this copy has been made.
-            numbers = numbers.pin_memory()
-        return numbers.to(self.corpus.device, non_blocking=True)
+        return upload(self.docs, self.corpus.device)
 
     @cached_property
     def lengths(self) -> torch.Tensor:

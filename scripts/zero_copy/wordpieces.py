@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 
+from zero_copy.copying import upload
 from zero_copy.corpus import PackedBatch, ResidentCorpus
 from zero_copy.errors import UserError
 from zero_copy.store import PackedCorpus, WordpieceInfo
@@ -430,8 +431,8 @@ class PaddedSpans:
             places[order[group.start : group.end]] = start + numpy.arange(size) * group.longest
             start += group.size
         # In one upload: the spans by length, the spans by document, and their places.
-        uploaded = torch.from_numpy(numpy.stack([spans[order], spans, places]))
-        self.by_length, self.by_doc, self.places = uploaded.to(corpus.device, non_blocking=True)
+        uploaded = upload(numpy.stack([spans[order], spans, places]), corpus.device)
+        self.by_length, self.by_doc, self.places = uploaded
 
     def inputs(self, group: Group) -> dict[str, torch.Tensor]:
         """What a Hugging Face model takes.
