@@ -111,11 +111,12 @@ def fill_config(config: Config) -> Config:
 
 def _leave_out_what_is_off(config: Config, complete: Config) -> None:
     """Take settings of ours out again that are off, so that a config stays next to stock."""
-    for name, component in complete["components"].items():
-        written = config.get("components", {}).get(name, {})
-        for setting, off in OWN_SETTINGS.items():
-            if setting not in written and setting in component and component[setting] == off:
-                del component[setting]
+    for section, own_settings in OWN_SETTINGS.items():
+        for name, part in complete[section].items():
+            written = config.get(section, {}).get(name, {})
+            for setting, off in own_settings.items():
+                if setting not in written and setting in part and part[setting] == off:
+                    del part[setting]
 
 
 def interpolate(config: Config) -> Config:

@@ -15,12 +15,17 @@ from thinc.api import Config, Model
 from zero_copy.imbalance import OFF
 from zero_copy.packed_pipe import PackedPipe
 from zero_copy.schedules import WARMUP_COSINE
+from zero_copy.streaming import AUTO
 from zero_copy.transformer_layers import LISTENER, OUR_LISTENER
 
 PREFIX = "zero_copy"
 TO_STOCK = f"{PREFIX}.to_stock.v1"
-# Settings of ours that stock components do not have, and what they are where nothing is set.
-OWN_SETTINGS = {**OFF, "half_precision": "bfloat16"}
+# Settings of ours that stock components and readers do not have, by section of the config, and what
+# they are where nothing is set.
+OWN_SETTINGS: dict[str, dict[str, Any]] = {
+    "components": {**OFF, "half_precision": "bfloat16"},
+    "corpora": {"memory": AUTO},
+}
 STOCK_READER = {"@readers": "spacy.Corpus.v1", "gold_preproc": False}
 
 
@@ -79,12 +84,13 @@ def stock_config(config: Config) -> Config:
     for component in stock["components"].values():
         if component.get("factory", "").startswith(f"{PREFIX}_"):
             component["factory"] = component["factory"].removeprefix(f"{PREFIX}_")
-            for setting in OWN_SETTINGS:  # they are the training's, and spaCy has none like them
+            # They are the training's, and spaCy has none like them.
+            for setting in OWN_SETTINGS["components"]:
                 component.pop(setting, None)
         _use_stock_listeners(component)
     for name, reader in stock.get("corpora", {}).items():
         if registered_name(reader, "@readers") == f"{PREFIX}.Corpus.v1":
-            ours = ("@readers", "memory")
+            ours = {"@readers", *OWN_SETTINGS["corpora"]}
             settings = {key: value for key, value in reader.items() if key not in ours}
             stock["corpora"][name] = STOCK_READER | settings
             stock["corpora"][name]["path"] = _spacy_path(settings["path"])
