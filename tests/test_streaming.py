@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spacy.util import registry
 from thinc.api import Adam, fix_random_seed
 
-from conftest import random_docs, save_docs
+from conftest import save_corpus
 from test_character_embed import characters
 from test_components import PIPELINES, make, parameters
 from test_layers import bow, ensemble, reduce, wide_mlp
@@ -54,9 +54,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    source = save_docs(folder / "train.spacy", random_docs(spacy.blank("en"), LENGTHS))
-    store.pack(source, folder / "train.safetensors")
+    folder = save_corpus(tmp_path_factory.mktemp("corpus"), {"train": LENGTHS})
     return folder / "train.safetensors"
 
 

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy
 import pytest
-import spacy
 import torch
 from spacy.language import Language
 from thinc.api import Adam
 from torch import distributed, multiprocessing
 
-from conftest import random_docs, save_docs
+from conftest import save_corpus
 from test_components import PIPELINES, make, parameters
 from test_layers import bow
 from zero_copy import store, workers
@@ -88,9 +87,7 @@ def work(rank: int, corpus: Path, names: list[str], folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    source = save_docs(folder / "train.spacy", random_docs(spacy.blank("en"), LENGTHS))
-    store.pack(source, folder / "train.safetensors")
+    folder = save_corpus(tmp_path_factory.mktemp("corpus"), {"train": LENGTHS})
     return folder / "train.safetensors"
 
 

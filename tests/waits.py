@@ -71,11 +71,13 @@ class Watch:
             mode.__exit__(*error)
 
 
-class _Operations(TorchDispatchMode):
+class _Noting:
     def __init__(self, note: Callable[[str], None]) -> None:
         super().__init__()
         self.note = note
 
+
+class _Operations(_Noting, TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if waits(func, args, kwargs):
@@ -83,11 +85,7 @@ class _Operations(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-class _Calls(TorchFunctionMode):
-    def __init__(self, note: Callable[[str], None]) -> None:
-        super().__init__()
-        self.note = note
-
+class _Calls(_Noting, TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")

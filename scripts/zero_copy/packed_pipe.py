@@ -136,14 +136,12 @@ class PackedPipe(ABC):
         losses.setdefault(self.name, 0.0)
         set_dropout_rate(self.model, drop)
         for batch in batches:
-            self.parameters_for(batch.corpus, is_train=True)
-            if self.is_passing_over:
-                self._losses = losses
-            elif len(batch):
+            if len(batch) and not self.is_passing_over:
                 self.learn(batch, losses)
             else:
                 # Without documents of its own, a worker takes part in the update of all.
-                self._has_gradient, self._losses = True, losses
+                self.parameters_for(batch.corpus, is_train=True)
+                self._has_gradient, self._losses = not self.is_passing_over, losses
         if sgd is not None:
             self.finish_update(sgd)
         return losses
@@ -152,7 +150,7 @@ class PackedPipe(ABC):
     def learn(self, batch: PackedBatch, losses: Losses) -> None:
         """Add to the gradients of the parameters, and the loss to the losses.
 
-        batch (PackedBatch): One document or more; the flat parameters have been made for it.
+        batch (PackedBatch): One document or more.
         losses (Dict[str, float]): The losses by name.
         """
 
